@@ -1,0 +1,6 @@
+//! The words of the chat: ids, messages, quotes, refusals. Pure: no clock, no runtime, no I/O.
+
+pub mod id;
+pub mod message;
+pub mod quote;
+pub mod rejection;

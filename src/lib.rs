@@ -1,0 +1,12 @@
+//! chat-svc: a chat server for unchanged Socket.IO clients. Log first, durable, fast.
+
+pub mod blobs;
+pub mod chat;
+pub mod config;
+pub mod drain;
+pub mod history;
+pub mod metrics;
+pub mod protocol;
+pub mod store;
+pub mod throttle;
+pub mod topic;
