@@ -1,1 +1,381 @@
-//! (to come)
+//! The store in a folder of our own: fjall keyspaces, nothing to install.
+//!
+//! `messages` holds each message under conversation and place, so that a page is one range; `ids` leads from a message's
+//! id to that key. Both are written in one atomic batch, synced to disk before a call returns `Ok`.
+//! One process at a time may have the folder open.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fjall::config::{BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
+use fjall::{PersistMode, Slice};
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::{Mutex, RwLock};
+
+use crate::chat::id::{ConversationId, MessageId, Seq};
+use crate::chat::message::Message;
+use crate::store::{Cursor, Inserted, PageQuery, Store, StoreError};
+
+// === EmbeddedStore ===
+
+/// A [`Store`] in a folder. Every call does its disk work on the runtime's blocking threads, one hop a call.
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+}
+
+impl EmbeddedStore {
+    /// Opens the folder, made when missing. Blocks: recovery reads at most the journals' bound.
+    ///
+    /// The error names the folder, and says so when another process has it open.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let path = path.into();
+        let tables = Tables::open(&path)?;
+        let shared = Shared {
+            path,
+            tables: RwLock::new(Some(tables)),
+            writes: Mutex::new(()),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    fn blocking<'a, T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+            done.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string().into())))
+        }
+        .boxed()
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn insert_many<'a>(
+        &'a self,
+        batch: &'a [Message],
+    ) -> BoxFuture<'a, Result<Inserted, StoreError>> {
+        let batch = batch.to_vec();
+        self.blocking(move |shared| shared.write(|tables| tables.insert_many(&batch)))
+    }
+
+    fn page<'a>(&'a self, query: PageQuery<'a>) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        let conversation = query.conversation.clone();
+        self.blocking(move |shared| {
+            shared.read(|tables| tables.page(&conversation, query.cursor, query.limit))
+        })
+    }
+
+    fn find<'a>(&'a self, ids: &'a [MessageId]) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        let ids = ids.to_vec();
+        self.blocking(move |shared| shared.read(|tables| tables.find(&ids)))
+    }
+
+    fn report_spam(&self, id: MessageId) -> BoxFuture<'_, Result<Option<Message>, StoreError>> {
+        self.blocking(move |shared| shared.write(|tables| tables.report_spam(id)))
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // Persisting to the operating system's buffers is cheap, and refused once a write has failed.
+        self.blocking(|shared| shared.read(|tables| Ok(tables.db.persist(PersistMode::Buffer)?)))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.blocking(Shared::close)
+    }
+}
+
+// === Shared ===
+
+/// What calls under way hold together; the folder is free again when the tables are dropped.
+struct Shared {
+    path: PathBuf,
+    /// `None` once closed.
+    tables: RwLock<Option<Tables>>,
+    /// Writers look before they write, so one at a time.
+    writes: Mutex<()>,
+}
+
+impl Shared {
+    fn read<T>(&self, work: impl FnOnce(&Tables) -> Result<T, Fault>) -> Result<T, StoreError> {
+        match &*self.tables.read() {
+            Some(tables) => work(tables).map_err(|fault| self.error(fault)),
+            None => Err(StoreError::Failed("it is closed".into())),
+        }
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&Tables) -> Result<T, Fault>) -> Result<T, StoreError> {
+        let _one_at_a_time = self.writes.lock();
+        self.read(work)
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        let Some(tables) = self.tables.write().take() else {
+            return Ok(());
+        };
+        let synced = tables.db.persist(PersistMode::SyncAll);
+        synced.map_err(|error| self.error(error.into()))
+    }
+
+    fn error(&self, fault: Fault) -> StoreError {
+        let text = format!("{}: {fault}", self.path.display()).into();
+        match fault {
+            Fault::Engine(fjall::Error::Poisoned) => StoreError::Failed(text),
+            Fault::Engine(_) | Fault::Unreadable => StoreError::Unavailable(text),
+        }
+    }
+}
+
+// === Tables ===
+
+/// The database and its two keyspaces. All methods block.
+struct Tables {
+    db: Database,
+    messages: Keyspace,
+    ids: Keyspace,
+}
+
+impl Tables {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_database(path).map_err(|error| {
+            let folder = path.display();
+            match error {
+                fjall::Error::Locked => StoreError::Unavailable(
+                    format!("the folder {folder} is in use by another process").into(),
+                ),
+                error => StoreError::Unavailable(
+                    format!("cannot open the folder {folder}: {}", Cause(&error)).into(),
+                ),
+            }
+        })
+    }
+
+    fn open_database(path: &Path) -> fjall::Result<Self> {
+        let db = Database::builder(path)
+            .cache_size(CACHE_BYTES)
+            .worker_threads(WORKER_THREADS)
+            .journal_compression(CompressionType::None)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .open()?;
+        let messages = db.keyspace("messages", message_options)?;
+        let ids = db.keyspace("ids", id_options)?;
+        Ok(Self { db, messages, ids })
+    }
+
+    fn insert_many(&self, messages: &[Message]) -> Result<Inserted, Fault> {
+        let mut batch = self.durable_batch(2 * messages.len());
+        let mut seen = HashSet::with_capacity(messages.len());
+        let mut scratch = Vec::new();
+        for message in messages {
+            if !seen.insert(message.id) || self.ids.contains_key(message.id.0)? {
+                continue;
+            }
+            let key = Slice::from(Key::of(message).bytes);
+            scratch.clear();
+            scratch.push(u8::from(message.is_spam));
+            scratch.extend_from_slice(&message.body);
+            batch.insert(&self.messages, key.clone(), scratch.as_slice());
+            batch.insert(&self.ids, message.id.0, key);
+        }
+        let inserted = batch.len() / 2;
+        batch.commit()?;
+        Ok(Inserted {
+            inserted,
+            duplicates: messages.len() - inserted,
+            poison: Vec::new(),
+        })
+    }
+
+    fn page(
+        &self,
+        conversation: &ConversationId,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<Vec<Message>, Fault> {
+        let prefix = Key::prefix(conversation);
+        let Some(range) = key_range(&prefix, cursor) else {
+            return Ok(Vec::new());
+        };
+        let rows = self.messages.range(range);
+        let row = |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner()?;
+            let place = key.get(prefix.len()..).ok_or(Fault::Unreadable)?;
+            message(conversation.clone(), place, &value)
+        };
+        match cursor {
+            Cursor::After(_) => rows.take(limit).map(row).collect(),
+            Cursor::Newest | Cursor::Before(_) => {
+                let page: Result<Vec<_>, _> = rows.rev().take(limit).map(row).collect();
+                page.map(|mut page| {
+                    page.reverse();
+                    page
+                })
+            }
+        }
+    }
+
+    fn find(&self, ids: &[MessageId]) -> Result<Vec<Message>, Fault> {
+        ids.iter()
+            .filter_map(|id| self.one(*id).transpose())
+            .map(|found| found.map(|(_, message)| message))
+            .collect()
+    }
+
+    fn report_spam(&self, id: MessageId) -> Result<Option<Message>, Fault> {
+        let Some((key, mut message)) = self.one(id)? else {
+            return Ok(None);
+        };
+        if !message.is_spam {
+            message.is_spam = true;
+            let mut batch = self.durable_batch(1);
+            let value = [&[1], message.body.as_ref()].concat();
+            batch.insert(&self.messages, key, value);
+            batch.commit()?;
+        }
+        Ok(Some(message))
+    }
+
+    fn one(&self, id: MessageId) -> Result<Option<(Slice, Message)>, Fault> {
+        let Some(key) = self.ids.get(id.0)? else {
+            return Ok(None);
+        };
+        let value = self.messages.get(&key)?.ok_or(Fault::Unreadable)?;
+        let (conversation, place) = Key::split(&key).ok_or(Fault::Unreadable)?;
+        let message = message(conversation, place, &value)?;
+        Ok(Some((key, message)))
+    }
+
+    /// A batch whose commit returns when the disk has it.
+    fn durable_batch(&self, rows: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.db.clone(), rows)
+            .durability(Some(PersistMode::SyncData))
+    }
+}
+
+// === rows ===
+
+/// The key of a message: its conversation's length (so that no conversation's keys lie among another's) and bytes, then
+/// its place. The place is the `seq`, big-endian so that keys sort as it does, and the id, so that even a log that
+/// counts anew by mistake overwrites nothing.
+struct Key {
+    bytes: Vec<u8>,
+}
+
+impl Key {
+    fn of(message: &Message) -> Self {
+        let mut bytes = Self::prefix(&message.conversation);
+        bytes.extend_from_slice(&message.seq.0.to_be_bytes());
+        bytes.extend_from_slice(&message.id.0);
+        Self { bytes }
+    }
+
+    fn prefix(conversation: &ConversationId) -> Vec<u8> {
+        let id = conversation.as_bytes();
+        let length = u16::try_from(id.len()).expect("a conversation id has at most 1,024 bytes");
+        let mut bytes = Vec::with_capacity(2 + id.len() + PLACE_BYTES);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(id);
+        bytes
+    }
+
+    fn split(key: &[u8]) -> Option<(ConversationId, &[u8])> {
+        let (length, rest) = key.split_first_chunk()?;
+        let (id, place) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        Some((ConversationId::new(Bytes::copy_from_slice(id))?, place))
+    }
+}
+
+/// The keys a page is taken from; `None` when there can be none.
+fn key_range(prefix: &[u8], cursor: Cursor) -> Option<Range<Vec<u8>>> {
+    let first_of = |seq: u64| [prefix, &seq.to_be_bytes()].concat();
+    let past_all = || [prefix, &[0xff; PLACE_BYTES + 1]].concat();
+    Some(match cursor {
+        Cursor::Newest => prefix.to_vec()..past_all(),
+        Cursor::After(Seq(seq)) => first_of(seq.checked_add(1)?)..past_all(),
+        Cursor::Before(Seq(seq)) => prefix.to_vec()..first_of(seq),
+    })
+}
+
+fn message(conversation: ConversationId, place: &[u8], value: &[u8]) -> Result<Message, Fault> {
+    let (seq, id) = place.split_first_chunk().ok_or(Fault::Unreadable)?;
+    let (is_spam, body) = value.split_first().ok_or(Fault::Unreadable)?;
+    Ok(Message {
+        id: MessageId(id.try_into().map_err(|_| Fault::Unreadable)?),
+        conversation,
+        seq: Seq(u64::from_be_bytes(*seq)),
+        is_spam: *is_spam != 0,
+        body: Bytes::copy_from_slice(body),
+    })
+}
+
+// === faults ===
+
+#[derive(Debug)]
+enum Fault {
+    Engine(fjall::Error),
+    Unreadable,
+}
+
+impl From<fjall::Error> for Fault {
+    fn from(error: fjall::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Engine(error) => Cause(error).fmt(f),
+            Self::Unreadable => f.write_str("a stored message cannot be read"),
+        }
+    }
+}
+
+/// Shows what the engine says for people where it has words, for developers where it has none.
+struct Cause<'a>(&'a fjall::Error);
+
+impl Display for Cause<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            fjall::Error::Io(error) => error.fmt(f),
+            fjall::Error::Poisoned => f.write_str("an earlier write failed"),
+            error => error.fmt(f),
+        }
+    }
+}
+
+// === options ===
+
+/// Messages are read by range, or by a key known to be there: filters would only cost.
+fn message_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(MESSAGE_MEMTABLE_BYTES)
+        .filter_policy(FilterPolicy::disabled())
+}
+
+/// Ids are mostly asked for in vain, by inserts: every level keeps a filter.
+fn id_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(ID_MEMTABLE_BYTES)
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(
+            BloomConstructionPolicy::BitsPerKey(12.0),
+        )))
+}
+
+/// Bytes of a key after the conversation: `seq` and message id.
+const PLACE_BYTES: usize = 8 + 12;
+
+const CACHE_BYTES: u64 = 48 << 20;
+const MESSAGE_MEMTABLE_BYTES: u64 = 24 << 20;
+const ID_MEMTABLE_BYTES: u64 = 16 << 20;
+/// What an opening may have to read again.
+const JOURNAL_BYTES_MAX: u64 = 192 << 20;
+const WORKER_THREADS: usize = 1;

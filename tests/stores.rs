@@ -1,0 +1,475 @@
+//! What every store keeps, whatever it stands on. Conversations and ids are fresh in every test, so that a server shared
+//! with others serves as well as a folder of our own.
+
+#![allow(clippy::unwrap_used)] // a scenario may fail wherever it stands
+
+use std::collections::BTreeSet;
+use std::future::Future;
+
+use bytes::Bytes;
+use chat_svc::chat::id::{ConversationId, MessageId, Seq};
+use chat_svc::chat::message::Message;
+use chat_svc::store::embedded::EmbeddedStore;
+use chat_svc::store::{Cursor, Inserted, PageQuery, Store, StoreError};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, TestRunner};
+use tempfile::TempDir;
+
+/// One module a store: each scenario below as a test of its own.
+macro_rules! contract {
+    ($store:ident, $($scenario:ident),+ $(,)?) => {
+        mod $store {
+            $(#[test]
+            fn $scenario() {
+                super::run(async {
+                    let (store, _held) = super::$store().await;
+                    super::$scenario(&store).await;
+                });
+            })+
+        }
+    };
+}
+
+contract!(
+    embedded,
+    an_insert_is_idempotent_by_id,
+    the_first_of_two_equal_ids_in_a_batch_wins,
+    a_replayed_insert_keeps_the_spam_report,
+    an_inserted_spam_flag_comes_back,
+    a_report_of_an_unknown_message_finds_nothing,
+    a_report_changes_nothing_else,
+    pages_are_exact_at_their_borders,
+    pages_of_any_store_are_those_of_a_sorted_list,
+    extreme_places_keep_their_order,
+    conversations_do_not_leak_into_each_other,
+    bodies_come_back_byte_for_byte,
+    find_gives_those_that_are_there,
+    nothing_asked_is_nothing_done,
+    concurrent_inserts_and_reports_lose_nothing,
+    ping_answers,
+);
+
+async fn embedded() -> (EmbeddedStore, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (EmbeddedStore::open(folder.path()).unwrap(), folder)
+}
+
+// === scenarios ===
+
+async fn an_insert_is_idempotent_by_id(store: &dyn Store) {
+    let chat = conversation();
+    let first = messages(&chat, [1, 2]);
+    assert_eq!(store.insert_many(&first).await.unwrap(), done(2, 0));
+
+    let mut replay = messages(&chat, [3]);
+    replay.insert(0, moved(&first[1], 9));
+    assert_eq!(store.insert_many(&replay).await.unwrap(), done(1, 1));
+    let stored = page(store, &chat, Cursor::Newest, 10).await;
+    assert_eq!(
+        stored,
+        [first, replay.split_off(1)].concat(),
+        "a duplicate keeps the first one's place"
+    );
+}
+
+async fn the_first_of_two_equal_ids_in_a_batch_wins(store: &dyn Store) {
+    let chat = conversation();
+    let first = message(&chat, 1);
+    let batch = [first.clone(), moved(&first, 2)];
+    assert_eq!(store.insert_many(&batch).await.unwrap(), done(1, 1));
+    assert_eq!(page(store, &chat, Cursor::Newest, 10).await, [first]);
+}
+
+async fn a_replayed_insert_keeps_the_spam_report(store: &dyn Store) {
+    let chat = conversation();
+    let plain = messages(&chat, [1]);
+    store.insert_many(&plain).await.unwrap();
+    store.report_spam(plain[0].id).await.unwrap().unwrap();
+    assert_eq!(store.insert_many(&plain).await.unwrap(), done(0, 1));
+    assert!(page(store, &chat, Cursor::Newest, 1).await[0].is_spam);
+}
+
+async fn an_inserted_spam_flag_comes_back(store: &dyn Store) {
+    let chat = conversation();
+    let mut spam = message(&chat, 1);
+    spam.is_spam = true;
+    store
+        .insert_many(std::slice::from_ref(&spam))
+        .await
+        .unwrap();
+    assert_eq!(page(store, &chat, Cursor::Newest, 1).await, [spam]);
+}
+
+async fn a_report_of_an_unknown_message_finds_nothing(store: &dyn Store) {
+    assert_eq!(store.report_spam(fresh_id()).await.unwrap(), None);
+}
+
+async fn a_report_changes_nothing_else(store: &dyn Store) {
+    let chat = conversation();
+    let mut expected = messages(&chat, 1..=3);
+    store.insert_many(&expected).await.unwrap();
+    expected[1].is_spam = true;
+    let reported = expected[1].clone();
+    for _ in 0..2 {
+        let answer = store.report_spam(reported.id).await.unwrap();
+        assert_eq!(answer.as_ref(), Some(&reported));
+    }
+    assert_eq!(page(store, &chat, Cursor::Newest, 10).await, expected);
+    assert_eq!(store.find(&[reported.id]).await.unwrap(), [reported]);
+}
+
+async fn pages_are_exact_at_their_borders(store: &dyn Store) {
+    let chat = conversation();
+    let all = messages(&chat, [10, 20, 30, 40]);
+    store.insert_many(&all).await.unwrap();
+    let cases: &[(Cursor, usize, &[u64])] = &[
+        (Cursor::Newest, 0, &[]),
+        (Cursor::Newest, 1, &[40]),
+        (Cursor::Newest, 3, &[20, 30, 40]),
+        (Cursor::Newest, 4, &[10, 20, 30, 40]),
+        (Cursor::Newest, usize::MAX, &[10, 20, 30, 40]),
+        (Cursor::After(Seq(0)), 2, &[10, 20]),
+        (Cursor::After(Seq(9)), 1, &[10]),
+        (Cursor::After(Seq(10)), 1, &[20]),
+        (Cursor::After(Seq(10)), 9, &[20, 30, 40]),
+        (Cursor::After(Seq(25)), 9, &[30, 40]),
+        (Cursor::After(Seq(40)), 9, &[]),
+        (Cursor::After(Seq(10)), 0, &[]),
+        (Cursor::Before(Seq(10)), 9, &[]),
+        (Cursor::Before(Seq(11)), 9, &[10]),
+        (Cursor::Before(Seq(40)), 2, &[20, 30]),
+        (Cursor::Before(Seq(40)), 9, &[10, 20, 30]),
+        (Cursor::Before(Seq(99)), 1, &[40]),
+        (Cursor::Before(Seq(40)), 0, &[]),
+    ];
+    for (cursor, limit, expected) in cases {
+        let page = page(store, &chat, *cursor, *limit).await;
+        assert_eq!(seqs(&page), *expected, "{cursor:?}, at most {limit}");
+    }
+    assert!(
+        page(store, &conversation(), Cursor::Newest, 9)
+            .await
+            .is_empty()
+    );
+}
+
+async fn pages_of_any_store_are_those_of_a_sorted_list(store: &dyn Store) {
+    let mut runner = TestRunner::new(Config::default());
+    let case = (
+        proptest::collection::btree_set(0u64..40, 0..20),
+        proptest::collection::vec((0u8..3, 0u64..42, 0usize..8), 1..8),
+    );
+    for _ in 0..16 {
+        let (places, queries) = case.new_tree(&mut runner).unwrap().current();
+        let chat = conversation();
+        // Rows come in falling order, so that the store does the sorting.
+        let batch = messages(&chat, places.iter().rev().copied());
+        store.insert_many(&batch).await.unwrap();
+        for (kind, seq, limit) in queries {
+            let cursor = match kind {
+                0 => Cursor::Newest,
+                1 => Cursor::After(Seq(seq)),
+                _ => Cursor::Before(Seq(seq)),
+            };
+            let page = page(store, &chat, cursor, limit).await;
+            assert_eq!(seqs(&page), of_a_list(&places, cursor, limit), "{cursor:?}");
+        }
+    }
+}
+
+async fn extreme_places_keep_their_order(store: &dyn Store) {
+    let chat = conversation();
+    let places = [0, 255, 256, 65_535, 1 << 40, (1 << 53) - 1];
+    store
+        .insert_many(&messages(&chat, places.into_iter().rev()))
+        .await
+        .unwrap();
+    assert_eq!(
+        seqs(&page(store, &chat, Cursor::Newest, 9).await),
+        places,
+        "by number, not by digit or low byte"
+    );
+    let before = page(store, &chat, Cursor::Before(Seq(1 << 40)), 1).await;
+    assert_eq!(seqs(&before), [65_535]);
+    let after = page(store, &chat, Cursor::After(Seq((1 << 53) - 1)), 9).await;
+    assert!(after.is_empty());
+}
+
+async fn conversations_do_not_leak_into_each_other(store: &dyn Store) {
+    let base = unique();
+    let wide = "w".repeat(1024 - base.len());
+    let tails = [
+        "",
+        "\0",
+        "\0\0",
+        "a",
+        "a\0",
+        "aa",
+        "a:b",
+        "\u{7f}",
+        "é",
+        "\u{ff}",
+        "\u{10ffff}",
+        "%00",
+        &wide,
+    ];
+    let chats: Vec<_> = tails
+        .iter()
+        .map(|tail| ConversationId::new(format!("{base}{tail}")).unwrap())
+        .collect();
+    let rows: Vec<_> = chats.iter().map(|chat| messages(chat, [7, 8])).collect();
+    assert_eq!(
+        store.insert_many(&rows.concat()).await.unwrap(),
+        done(2 * tails.len(), 0)
+    );
+    for (chat, rows) in chats.iter().zip(&rows) {
+        for cursor in [
+            Cursor::Newest,
+            Cursor::After(Seq(0)),
+            Cursor::Before(Seq(9)),
+        ] {
+            assert_eq!(&page(store, chat, cursor, 99).await, rows, "{chat:?}");
+        }
+    }
+}
+
+async fn bodies_come_back_byte_for_byte(store: &dyn Store) {
+    let chat = conversation();
+    let texts = [
+        r#""text_content":"""#.to_owned(),
+        r#""text_content":"\u0000\ud83d\ude00\/\n","n":1.0e+2"#.to_owned(),
+        "\"text_content\":\"Grüße, 你好, 😀, \u{2028}\"  , \"a\" : [ ]".to_owned(),
+        format!(r#""text_content":"{}""#, "x".repeat(900_000)),
+    ];
+    let batch: Vec<_> = texts
+        .iter()
+        .zip(1..)
+        .map(|(text, seq)| {
+            let mut message = message(&chat, seq);
+            message.body = Bytes::from(format!("{{\"_id\":\"{}\",{text}", message.id));
+            message
+        })
+        .collect();
+    store.insert_many(&batch).await.unwrap();
+    assert!(page(store, &chat, Cursor::Newest, 9).await == batch);
+}
+
+async fn find_gives_those_that_are_there(store: &dyn Store) {
+    let (one, other) = (message(&conversation(), 1), message(&conversation(), 1));
+    store
+        .insert_many(&[one.clone(), other.clone()])
+        .await
+        .unwrap();
+    let mut found = store.find(&[fresh_id(), other.id, one.id]).await.unwrap();
+    found.sort_by_key(|message| message.id != one.id);
+    assert_eq!(found, [one, other]);
+}
+
+async fn nothing_asked_is_nothing_done(store: &dyn Store) {
+    assert_eq!(store.insert_many(&[]).await.unwrap(), done(0, 0));
+    assert!(store.find(&[]).await.unwrap().is_empty());
+}
+
+async fn concurrent_inserts_and_reports_lose_nothing(store: &dyn Store) {
+    let chat = conversation();
+    let all = messages(&chat, 0..64);
+    let halves = [&all[..40], &all[24..]];
+    let inserts = halves.map(|half| async move {
+        let mut sum = Inserted::default();
+        for batch in half.chunks(4) {
+            let Inserted {
+                inserted,
+                duplicates,
+                poison,
+            } = store.insert_many(batch).await.unwrap();
+            assert!(poison.is_empty());
+            sum.inserted += inserted;
+            sum.duplicates += duplicates;
+        }
+        sum
+    });
+    let reports = all.iter().step_by(3).map(|message| async move {
+        // Others insert it meanwhile: asked until it is there, which takes no more rounds than there are inserts.
+        while store.report_spam(message.id).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let (inserted, _) = futures_util::future::join(
+        futures_util::future::join_all(inserts),
+        futures_util::future::join_all(reports),
+    )
+    .await;
+
+    assert_eq!(inserted.iter().map(|sum| sum.inserted).sum::<usize>(), 64);
+    assert_eq!(inserted.iter().map(|sum| sum.duplicates).sum::<usize>(), 16);
+    let stored = page(store, &chat, Cursor::Newest, 99).await;
+    assert_eq!(seqs(&stored), (0..64).collect::<Vec<_>>());
+    assert!(
+        stored
+            .iter()
+            .zip(0..)
+            .all(|(m, i)| m.is_spam == (i % 3 == 0))
+    );
+}
+
+async fn ping_answers(store: &dyn Store) {
+    store.ping().await.unwrap();
+}
+
+// === the embedded store's own ===
+
+#[test]
+fn a_folder_opened_again_has_everything() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/when/missing");
+        let chat = conversation();
+        let mut all = messages(&chat, 0..2_000);
+        let store = EmbeddedStore::open(&path).unwrap();
+        store.insert_many(&all).await.unwrap();
+        store.report_spam(all[7].id).await.unwrap().unwrap();
+        store.close().await.unwrap();
+        drop(store);
+
+        all[7].is_spam = true;
+        let store = EmbeddedStore::open(&path).unwrap();
+        assert!(page(&store, &chat, Cursor::Newest, 9_999).await == all);
+        assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 2_000));
+    });
+}
+
+#[test]
+fn a_second_opening_names_the_folder_and_the_cause() {
+    run(async {
+        let (first, folder) = embedded().await;
+        let error = EmbeddedStore::open(folder.path()).err().unwrap();
+        let text = error.to_string();
+        assert!(
+            text.contains(&folder.path().display().to_string()),
+            "{text}"
+        );
+        assert!(text.contains("in use by another process"), "{text}");
+        first.close().await.unwrap();
+        EmbeddedStore::open(folder.path()).unwrap();
+    });
+}
+
+#[test]
+fn a_path_that_is_no_folder_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = EmbeddedStore::open(file.path()).err().unwrap().to_string();
+    assert!(
+        error.contains(&file.path().display().to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_closed_store_says_so_and_closes_again() {
+    run(async {
+        let (store, _folder) = embedded().await;
+        store.close().await.unwrap();
+        store.close().await.unwrap();
+        let refused = store.insert_many(&messages(&conversation(), [1])).await;
+        assert!(matches!(refused, Err(StoreError::Failed(_))));
+        assert!(matches!(store.ping().await, Err(StoreError::Failed(_))));
+    });
+}
+
+// === what scenarios are written in ===
+
+fn run(scenario: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(scenario);
+}
+
+fn unique() -> String {
+    format!("store-{}", fresh_id())
+}
+
+fn conversation() -> ConversationId {
+    ConversationId::new(unique()).unwrap()
+}
+
+fn fresh_id() -> MessageId {
+    let mut id = [0; 12];
+    getrandom::fill(&mut id).unwrap();
+    MessageId(id)
+}
+
+fn message(conversation: &ConversationId, seq: u64) -> Message {
+    let id = fresh_id();
+    Message {
+        id,
+        conversation: conversation.clone(),
+        seq: Seq(seq),
+        is_spam: false,
+        body: Bytes::from(format!(
+            r#"{{"_id":"{id}","conversation_id":{},"sender_id":"ann","receiver_id":"bob","text_content":"number {seq}","message_type":"text","timestamp":"2026-08-01T12:00:00.123Z""#,
+            serde_json::to_string(conversation.as_str()).unwrap(),
+        )),
+    }
+}
+
+fn messages(conversation: &ConversationId, seqs: impl IntoIterator<Item = u64>) -> Vec<Message> {
+    seqs.into_iter()
+        .map(|seq| message(conversation, seq))
+        .collect()
+}
+
+/// The same message at another place, as a replay from elsewhere would bring it.
+fn moved(message: &Message, seq: u64) -> Message {
+    Message {
+        seq: Seq(seq),
+        ..message.clone()
+    }
+}
+
+fn seqs(messages: &[Message]) -> Vec<u64> {
+    messages.iter().map(|message| message.seq.0).collect()
+}
+
+fn done(inserted: usize, duplicates: usize) -> Inserted {
+    Inserted {
+        inserted,
+        duplicates,
+        poison: Vec::new(),
+    }
+}
+
+async fn page(
+    store: &dyn Store,
+    conversation: &ConversationId,
+    cursor: Cursor,
+    limit: usize,
+) -> Vec<Message> {
+    store
+        .page(PageQuery {
+            conversation,
+            cursor,
+            limit,
+        })
+        .await
+        .unwrap()
+}
+
+/// What a page must be, said with a list.
+fn of_a_list(places: &BTreeSet<u64>, cursor: Cursor, limit: usize) -> Vec<u64> {
+    let kept: Vec<u64> = places
+        .iter()
+        .copied()
+        .filter(|place| match cursor {
+            Cursor::Newest => true,
+            Cursor::After(Seq(seq)) => *place > seq,
+            Cursor::Before(Seq(seq)) => *place < seq,
+        })
+        .collect();
+    match cursor {
+        Cursor::After(_) => kept.into_iter().take(limit).collect(),
+        Cursor::Newest | Cursor::Before(_) => kept[kept.len().saturating_sub(limit)..].to_vec(),
+    }
+}
