@@ -3,10 +3,12 @@
 pub mod blobs;
 pub mod chat;
 pub mod config;
+pub mod disk;
 pub mod drain;
 pub mod history;
 pub mod hub;
 pub mod metrics;
+pub mod pipeline;
 pub mod protocol;
 pub mod store;
 pub mod throttle;
