@@ -295,7 +295,7 @@ const SEPARATOR: u8 = 0x1E;
 /// In front of a binary message in a payload, in place of its type.
 const BINARY: u8 = b'b';
 
-/// What clients' own base64 may look like: with padding or without.
+/// What clients' own base64 may look like: with or without padding, whatever its last bits.
 const BASE64_LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -443,8 +443,9 @@ mod tests {
     }
 
     #[test]
-    fn base64_may_lack_its_padding_and_may_be_empty() {
-        for base64 in [b"bAQ==".as_slice(), b"bAQ"] {
+    fn base64_may_be_careless_and_may_be_empty() {
+        // With padding, without it, and with bits behind the last byte.
+        for base64 in [b"bAQ==".as_slice(), b"bAQ", b"bAR=="] {
             assert_eq!(read(base64), (vec![Seen::Binary(vec![1])], None));
         }
         assert_eq!(read(b"b"), (vec![Seen::Binary(vec![])], None));

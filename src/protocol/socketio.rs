@@ -725,6 +725,7 @@ mod tests {
             r#"["a",{"_placeholder":true,"b":{"num":0}}]"#,
             r#"["a",{"_placeholder":true,"num":1,"num":9}]"#,
             r#"["a",{"\u005fplaceholder":true,"num":9}]"#,
+            r#"["a",{"b":"\"}","_placeholder":true,"num":9}]"#,
             r#"["a",[{"b":{"_placeholder":true,"num":0},"_placeholder":true}]]"#,
         ] {
             assert_eq!(
