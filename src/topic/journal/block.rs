@@ -166,7 +166,11 @@ fn encoded_bytes(record: &Record) -> usize {
 }
 
 fn decode_record(payload: &mut Bytes) -> Option<Record> {
-    let [key, headers, value] = [take_length(payload)?, take_length(payload)?, take_length(payload)?];
+    let [key, headers, value] = [
+        take_length(payload)?,
+        take_length(payload)?,
+        take_length(payload)?,
+    ];
     if headers > HEADERS_MAX {
         return None;
     }

@@ -289,7 +289,13 @@ impl Round {
 }
 
 impl Call {
-    fn answer(&self, base: u64, durable: usize, unknown: usize, error: Option<TopicError>) -> Answer {
+    fn answer(
+        &self,
+        base: u64,
+        durable: usize,
+        unknown: usize,
+        error: Option<TopicError>,
+    ) -> Answer {
         let durable = durable.clamp(self.from, self.to);
         let unknown = (durable + unknown).min(self.to);
         Answer {

@@ -103,7 +103,12 @@ impl Groups {
             file,
         };
         if let Some(place) = group.place.filter(|place| place.committed > end) {
-            tracing::warn!(group = name, committed = place.committed, end, "the group is beyond the log's end");
+            tracing::warn!(
+                group = name,
+                committed = place.committed,
+                end,
+                "the group is beyond the log's end"
+            );
             group.put(end)?;
         }
         self.known.insert(name.to_owned(), group);

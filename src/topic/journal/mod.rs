@@ -230,7 +230,12 @@ impl Journal {
         let committed = self.shared.groups.lock().committed(group);
         let first = self.first();
         if committed.is_some_and(|committed| committed < first) {
-            tracing::warn!(group, ?committed, first, "records that the group has not read are gone");
+            tracing::warn!(
+                group,
+                ?committed,
+                first,
+                "records that the group has not read are gone"
+            );
         }
         committed.unwrap_or(first).max(first)
     }

@@ -68,7 +68,10 @@ impl Reader {
                 break;
             }
             if self.next < tip.end {
-                self.shared.ring.lock().read(self.next, left, &mut self.ahead);
+                self.shared
+                    .ring
+                    .lock()
+                    .read(self.next, left, &mut self.ahead);
                 match self.ahead.is_empty() {
                     true if left < max => break,
                     true => self.read_segment().await?,

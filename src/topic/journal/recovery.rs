@@ -136,7 +136,12 @@ fn check_last(folder: &Path, base: u64, salt: u32) -> Result<(Segment, File), Op
 }
 
 /// A crash between creating a segment and syncing its head leaves no block in it; with blocks, the head was damaged later.
-fn redo_head(folder: &Path, base: u64, salt: u32, file: &File) -> Result<(Segment, File), OpenError> {
+fn redo_head(
+    folder: &Path,
+    base: u64,
+    salt: u32,
+    file: &File,
+) -> Result<(Segment, File), OpenError> {
     let path = segment::segment_path(folder, base);
     let rest = read_from(file, SEGMENT_HEAD_BYTES).map_err(OpenError::io(&path))?;
     if rest.iter().any(|byte| *byte != 0) {

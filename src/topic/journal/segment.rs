@@ -253,7 +253,12 @@ mod tests {
             base = *end;
             segment
         });
-        Shelf::new(PathBuf::new(), segments.collect(), Duration::from_millis(5), 300)
+        Shelf::new(
+            PathBuf::new(),
+            segments.collect(),
+            Duration::from_millis(5),
+            300,
+        )
     }
 
     #[test]

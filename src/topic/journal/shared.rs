@@ -77,7 +77,9 @@ impl Ring {
     /// The block that holds `offset`, and those after it, up to `records_max` records or a little more.
     /// Nothing when that block is not here.
     pub fn read(&self, offset: u64, records_max: usize, into: &mut VecDeque<Arc<Block>>) {
-        let after = self.blocks.partition_point(|(block, _)| block.base <= offset);
+        let after = self
+            .blocks
+            .partition_point(|(block, _)| block.base <= offset);
         let Some(from) = after.checked_sub(1) else {
             return;
         };
