@@ -6,6 +6,7 @@ pub mod config;
 pub mod disk;
 pub mod drain;
 pub mod history;
+pub mod http;
 pub mod hub;
 pub mod metrics;
 pub mod pipeline;

@@ -1,0 +1,8 @@
+//! The HTTP toolkit: accepting connections, the tower layers every request passes, answers.
+
+pub mod limit;
+pub mod observe;
+pub mod query;
+pub mod reply;
+pub mod server;
+pub mod stack;
