@@ -11,6 +11,7 @@ pub mod hub;
 pub mod metrics;
 pub mod pipeline;
 pub mod protocol;
+pub mod socket;
 pub mod store;
 pub mod throttle;
 pub mod topic;

@@ -268,14 +268,19 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
 /// An id as clients give it: a string of 1 to [`ID_BYTES_MAX`] bytes, or a JSON integer within 64 bits, taken as its
 /// decimal digits. `null`, `""` and no value are `None`. `name` names it in the refusal.
-pub fn id<'a>(
+fn id<'a>(
     value: Option<&'a RawValue>,
     name: &'static str,
 ) -> Result<Option<Cow<'a, str>>, Rejection> {
+    value.map_or(Ok(None), |value| id_from_json(value.get(), name))
+}
+
+/// As [`id`], from the JSON of the value.
+pub fn id_from_json<'a>(
+    json: &'a str,
+    name: &'static str,
+) -> Result<Option<Cow<'a, str>>, Rejection> {
     let invalid = || Rejection::Invalid(invalid_id(name));
-    let Some(json) = value.map(RawValue::get) else {
-        return Ok(None);
-    };
     let id = match json.as_bytes().first() {
         Some(b'"') => string(json).ok_or_else(invalid)?,
         Some(b'n') => return Ok(None),

@@ -1,0 +1,246 @@
+//! The path `/socket.io/`: the handshake's checks, in the reference server's order, and the choice of transport.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastwebsockets::upgrade;
+use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+
+use crate::drain::Tasks;
+use crate::http::query;
+use crate::http::reply::{self, Body, Reply};
+use crate::http::server::Slot;
+use crate::http::stack::is_allowed_origin;
+use crate::hub::session::{Link, Session};
+use crate::protocol::engineio::{HandshakeError, Open, SID_BYTES, Sid};
+use crate::protocol::frame::Frame;
+use crate::socket::handler::{Handler, random};
+use crate::socket::polling::Polling;
+use crate::socket::websocket::{self, Socket};
+
+/// Serves all requests below the Socket.IO path.
+pub struct Endpoint {
+    pub handler: Arc<Handler>,
+    pub options: Options,
+    pub tasks: Tasks,
+}
+
+/// What the endpoint promises its clients.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    pub upgrade_timeout: Duration,
+    pub payload_bytes_max: usize,
+    /// Origins that may connect; none: any.
+    pub cors_origins: Vec<String>,
+}
+
+/// A request that passed the checks.
+enum Asked {
+    /// Begin a session.
+    New,
+    /// Go on with this one.
+    Known(Arc<Session>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Polling,
+    WebSocket,
+}
+
+impl Endpoint {
+    /// Answers one request; a long poll waits here.
+    pub async fn serve(&self, request: Request<Body>) -> Reply {
+        let wants_websocket = wants_websocket(request.headers());
+        match (self.check(&request, wants_websocket), wants_websocket) {
+            (Ok(asked), true) => self.websocket(request, asked),
+            (Err(error), true) => refuse_websocket(error),
+            (Ok(Asked::New), false) => self.begin_polling(),
+            (Ok(Asked::Known(session)), false) => self.poll(request, session).await,
+            (Err(error), false) => refuse_polling(error),
+        }
+    }
+
+    /// The checks of the reference server, in its order.
+    fn check(
+        &self,
+        request: &Request<Body>,
+        wants_websocket: bool,
+    ) -> Result<Asked, HandshakeError> {
+        let query = request.uri().query();
+        let transport = match query::value(query, "transport").as_deref() {
+            Some("polling") => Transport::Polling,
+            Some("websocket") => Transport::WebSocket,
+            _ => return Err(HandshakeError::TransportUnknown),
+        };
+        if request
+            .headers()
+            .get_all(ORIGIN)
+            .iter()
+            .any(|origin| origin.to_str().is_err())
+        {
+            return Err(HandshakeError::BadRequest);
+        }
+        let asked = match query::non_empty(query, "sid") {
+            Some(sid) => {
+                let sid = Sid::parse(&sid).ok_or(HandshakeError::SessionIdUnknown)?;
+                let session = self
+                    .handler
+                    .hub
+                    .get(sid)
+                    .ok_or(HandshakeError::SessionIdUnknown)?;
+                let on_polling = *session.link.lock() != Link::WebSocket;
+                let fits = match transport {
+                    Transport::Polling => on_polling && !wants_websocket,
+                    Transport::WebSocket => on_polling && wants_websocket,
+                };
+                if !fits {
+                    return Err(HandshakeError::BadRequest);
+                }
+                Asked::Known(session)
+            }
+            None if request.method() != Method::GET => {
+                return Err(HandshakeError::BadHandshakeMethod);
+            }
+            None if (transport == Transport::WebSocket) != wants_websocket => {
+                return Err(HandshakeError::BadRequest);
+            }
+            None => Asked::New,
+        };
+        if !is_allowed_origin(request, &self.options.cors_origins) {
+            return Err(HandshakeError::Forbidden);
+        }
+        // JSONP would put a client's text into a script; revision 4 clients do not ask for it.
+        if query::value(query, "j").is_some() {
+            return Err(HandshakeError::BadRequest);
+        }
+        match (&asked, query::value(query, "EIO").as_deref()) {
+            (_, Some("4")) | (Asked::Known(_), None) => Ok(asked),
+            _ => Err(HandshakeError::UnsupportedProtocolVersion),
+        }
+    }
+
+    // --- polling ---
+
+    fn begin_polling(&self) -> Reply {
+        let sid = Sid::new(random::<SID_BYTES>());
+        let link = Link::Polling {
+            get: false,
+            post: false,
+            probing: false,
+        };
+        self.handler.hub.open(sid, link);
+        self.handler.metrics.handshakes_polling.inc();
+        let mut body = Vec::with_capacity(160);
+        self.open_packet(sid, &["websocket"]).write(&mut body);
+        text(StatusCode::OK, body)
+    }
+
+    async fn poll(&self, request: Request<Body>, session: Arc<Session>) -> Reply {
+        let polling = Polling {
+            handler: &self.handler,
+            payload_bytes_max: self.options.payload_bytes_max,
+        };
+        match *request.method() {
+            Method::GET => polling.get(session).await,
+            Method::POST => polling.post(session, request).await,
+            // The session survives; the reference server answers so.
+            _ => reply::empty(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    // --- websocket ---
+
+    fn websocket(&self, mut request: Request<Body>, asked: Asked) -> Reply {
+        let version = request.headers().get(SEC_WEBSOCKET_VERSION);
+        if version.is_none_or(|version| version != "13") {
+            let refusal = reply::reply(
+                StatusCode::UPGRADE_REQUIRED,
+                "text/plain",
+                "version 13 only",
+            );
+            return reply::with(refusal, SEC_WEBSOCKET_VERSION, "13");
+        }
+        let slot = request.extensions_mut().remove::<Slot>();
+        let Ok((response, upgraded)) = upgrade::upgrade(&mut request) else {
+            return refuse_websocket(HandshakeError::BadRequest);
+        };
+        let (session, is_probe) = match asked {
+            Asked::New => (self.begin_websocket(), false),
+            Asked::Known(session) => (session, true),
+        };
+        let socket = Socket::new(
+            session,
+            self.handler.clone(),
+            self.options.payload_bytes_max,
+        );
+        let upgrade_timeout = is_probe.then_some(self.options.upgrade_timeout);
+        self.tasks.spawn("websocket", async move {
+            websocket::run(upgraded, socket, upgrade_timeout).await;
+            drop(slot);
+        });
+        response.map(reply::boxed)
+    }
+
+    fn begin_websocket(&self) -> Arc<Session> {
+        let sid = Sid::new(random::<SID_BYTES>());
+        let session = self.handler.hub.open(sid, Link::WebSocket);
+        self.handler.metrics.handshakes_websocket.inc();
+        self.handler.hub.send(
+            &session,
+            Frame::text(160, |out| self.open_packet(sid, &[]).write(out)),
+        );
+        session
+    }
+
+    fn open_packet<'a>(&self, sid: Sid, upgrades: &'a [&'a str]) -> Open<'a> {
+        Open {
+            sid,
+            upgrades,
+            ping_interval: self.options.ping_interval,
+            ping_timeout: self.options.ping_timeout,
+            max_payload: self.options.payload_bytes_max,
+        }
+    }
+}
+
+/// Whether a request asks for a websocket, as RFC 6455 section 4.2.1 has it.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let has = |name, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| {
+                value
+                    .split(',')
+                    .any(|part| part.trim().eq_ignore_ascii_case(token))
+            })
+    };
+    has(UPGRADE, "websocket") && has(CONNECTION, "upgrade")
+}
+
+/// A refusal as polling clients read it.
+pub(super) fn refuse_polling(error: HandshakeError) -> Reply {
+    let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+    reply::json(status, error.json())
+}
+
+/// A refusal of a websocket handshake: always 400, the bare message, and the connection ends.
+fn refuse_websocket(error: HandshakeError) -> Reply {
+    let refusal = reply::reply(StatusCode::BAD_REQUEST, "text/html", error.message());
+    reply::with(refusal, CONNECTION, "close")
+}
+
+/// A polling answer.
+pub(super) fn text(status: StatusCode, body: impl Into<bytes::Bytes>) -> Reply {
+    let mut answer = reply::reply(status, "text/plain; charset=UTF-8", body);
+    answer.headers_mut().insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("no-store"),
+    );
+    answer
+}

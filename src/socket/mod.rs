@@ -1,0 +1,6 @@
+//! Socket.IO clients: the handshake, the two transports, and what each event does.
+
+pub mod endpoint;
+pub mod handler;
+mod polling;
+mod websocket;

@@ -1,0 +1,243 @@
+//! Long polling: a GET that waits for packets and a POST that brings some, at most one of each at a time.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+
+use crate::http::reply::{self, Body, Reply};
+use crate::hub::outbox::Taken;
+use crate::hub::session::{Link, Session};
+use crate::protocol::connection::CloseReason;
+use crate::protocol::engineio::{self, HandshakeError, PAYLOAD_PACKETS_MAX, Polled};
+use crate::protocol::frame::Frame;
+use crate::socket::endpoint::{refuse_polling, text};
+use crate::socket::handler::Handler;
+
+/// How long a GET that arrives during an upgrade is held before it is sent away empty: the upgrade's last packet may
+/// be on its way on the other connection, and then this GET is to be refused.
+const UPGRADE_GRACE: Duration = Duration::from_millis(5);
+
+/// Bytes of packets in one answer, unless a single one is larger.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// The two requests of a polling session.
+pub struct Polling<'a> {
+    pub handler: &'a Handler,
+    pub payload_bytes_max: usize,
+}
+
+/// What a GET is answered with.
+enum Answer {
+    Frames(Vec<Frame>),
+    /// Nothing to say: the client is changing transports.
+    Noop,
+    Closed,
+}
+
+impl Polling<'_> {
+    /// Waits for packets and answers with them.
+    pub async fn get(&self, session: Arc<Session>) -> Reply {
+        let was_probing = {
+            let mut link = session.link.lock();
+            match &mut *link {
+                Link::WebSocket => return refuse_polling(HandshakeError::BadRequest),
+                Link::Polling { get: true, .. } => {
+                    drop(link);
+                    return self.overlap(&session);
+                }
+                Link::Polling { get, probing, .. } => {
+                    *get = true;
+                    *probing
+                }
+            }
+        };
+        let mut held = Held {
+            handler: self.handler,
+            session: &session,
+            is_answered: false,
+        };
+        let answer = wait(&session, was_probing).await;
+        held.is_answered = true;
+        drop(held);
+        if let Link::Polling { get, .. } = &mut *session.link.lock() {
+            *get = false;
+        }
+        match answer {
+            Answer::Frames(frames) => {
+                let mut body = Vec::with_capacity(frames.iter().map(|frame| frame.len() + 1).sum());
+                engineio::write_payload(&mut body, &frames);
+                text(StatusCode::OK, body)
+            }
+            Answer::Noop => text(StatusCode::OK, "6"),
+            Answer::Closed => {
+                self.handler.hub.forget(&session);
+                // A client that said goodbye itself is let go; any other is told.
+                let by_client = session.closed() == Some(CloseReason::TransportClose);
+                text(StatusCode::OK, if by_client { "6" } else { "1" })
+            }
+        }
+    }
+
+    /// Two requests of a kind at once end the session: the first is told, the second refused.
+    fn overlap(&self, session: &Arc<Session>) -> Reply {
+        self.handler.hub.close(session, CloseReason::Overlap);
+        refuse_polling(HandshakeError::BadRequest)
+    }
+
+    /// Takes the packets of a POST, in order.
+    pub async fn post(&self, session: Arc<Session>, request: Request<Body>) -> Reply {
+        {
+            let mut link = session.link.lock();
+            match &mut *link {
+                Link::WebSocket => return refuse_polling(HandshakeError::BadRequest),
+                Link::Polling { post: true, .. } => {
+                    drop(link);
+                    return self.overlap(&session);
+                }
+                Link::Polling { post, .. } => *post = true,
+            }
+        }
+        let _posting = Posting(&session);
+        if session.closed().is_some() {
+            return refuse_polling(HandshakeError::SessionIdUnknown);
+        }
+        if is_binary(&request) {
+            self.handler.hub.close(&session, CloseReason::ParseError);
+            return refuse_polling(HandshakeError::BadRequest);
+        }
+        match self.collect(request).await {
+            Ok(mut body) => {
+                if let Err(reason) = self.receive(&session, &mut body) {
+                    self.handler.hub.close(&session, reason);
+                }
+                reply::reply(StatusCode::OK, "text/html", "ok")
+            }
+            // The session stays: the client may send less.
+            Err(Collect::TooLarge) => reply::empty(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(Collect::Broken) => {
+                self.handler
+                    .hub
+                    .close(&session, CloseReason::TransportError);
+                refuse_polling(HandshakeError::BadRequest)
+            }
+        }
+    }
+
+    fn receive(&self, session: &Arc<Session>, body: &mut [u8]) -> Result<(), CloseReason> {
+        for packet in engineio::packets(body) {
+            match packet.map_err(|_| CloseReason::ParseError)? {
+                Polled::Text(text) => {
+                    let text = str::from_utf8(text).map_err(|_| CloseReason::ParseError)?;
+                    self.handler.text(session, text)?;
+                }
+                Polled::Binary(payload) => self.handler.binary(session, &payload)?,
+            }
+            if session.closed().is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn collect(&self, request: Request<Body>) -> Result<Vec<u8>, Collect> {
+        let declared = request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok());
+        let declared = declared.and_then(|value| value.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > self.payload_bytes_max as u64) {
+            return Err(Collect::TooLarge);
+        }
+        let mut body = request.into_body();
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Collect::Broken)?.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > self.payload_bytes_max {
+                return Err(Collect::TooLarge);
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    }
+}
+
+enum Collect {
+    TooLarge,
+    Broken,
+}
+
+fn is_binary(request: &Request<Body>) -> bool {
+    let kind = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/octet-stream"))
+}
+
+/// Waits until there are packets, the session ends, or the client is changing transports.
+async fn wait(session: &Session, was_probing: bool) -> Answer {
+    let grace = tokio::time::sleep(UPGRADE_GRACE);
+    let mut grace = pin!(grace);
+    let mut frames = Vec::new();
+    let mut bytes = 0;
+    poll_fn(|cx| {
+        let taken = session.outbox.poll_take(cx, |frame| {
+            let fits = frames.is_empty()
+                || (frames.len() < PAYLOAD_PACKETS_MAX && bytes + frame.len() <= ANSWER_BYTES_MAX);
+            if fits {
+                bytes += frame.len();
+                frames.push(frame.clone());
+            }
+            fits
+        });
+        match taken {
+            Poll::Ready(Taken::Frames) => Poll::Ready(Answer::Frames(std::mem::take(&mut frames))),
+            Poll::Ready(Taken::Closed | Taken::Overflowed) => Poll::Ready(Answer::Closed),
+            Poll::Pending => match *session.link.lock() {
+                Link::WebSocket => Poll::Ready(Answer::Noop),
+                Link::Polling { probing: true, .. } if !was_probing => Poll::Ready(Answer::Noop),
+                Link::Polling { probing: true, .. } => {
+                    grace.as_mut().poll(cx).map(|()| Answer::Noop)
+                }
+                Link::Polling { .. } => Poll::Pending,
+            },
+        }
+    })
+    .await
+}
+
+/// A GET that waits. Dropped without an answer, its client has gone, and the session with it.
+struct Held<'a> {
+    handler: &'a Handler,
+    session: &'a Arc<Session>,
+    is_answered: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.handler
+                .hub
+                .close(self.session, CloseReason::TransportClose);
+        }
+    }
+}
+
+/// A POST under way.
+struct Posting<'a>(&'a Session);
+
+impl Drop for Posting<'_> {
+    fn drop(&mut self) {
+        if let Link::Polling { post, .. } = &mut *self.0.link.lock() {
+            *post = false;
+        }
+    }
+}

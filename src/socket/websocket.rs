@@ -1,0 +1,461 @@
+//! One websocket: one task that reads frames in place, hands their packets on, and writes what the outbox holds in as
+//! few system calls as it is woken.
+//!
+//! An idle connection keeps no buffer: bytes are read into and written from buffers of the thread; only an unfinished
+//! frame, or what the peer did not take, is kept with the connection.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastwebsockets::upgrade::UpgradeFut;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::hub::outbox::Taken;
+use crate::hub::session::{Link, Session};
+use crate::protocol::connection::CloseReason;
+use crate::protocol::frame::Frame;
+use crate::protocol::websocket::{Decoder, Event, Opcode, Step, close_frame, write_frame};
+use crate::socket::handler::Handler;
+
+/// Read at once, at most.
+const READ_BYTES: usize = 64 << 10;
+
+/// Written at once, at most, unless one frame is larger.
+const WRITE_BYTES: usize = 128 << 10;
+
+/// Answers to a peer's pings that may wait; it is not read further until they are gone.
+const UNSENT_BYTES_MAX: usize = 16 << 10;
+
+/// How long a peer may take to close its side after our close frame.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+    static WRITE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_BYTES));
+}
+
+// === Socket ===
+
+/// What a connection's task works with, before there is a stream.
+pub struct Socket {
+    session: Arc<Session>,
+    handler: Arc<Handler>,
+    message_bytes_max: usize,
+}
+
+impl Socket {
+    pub fn new(session: Arc<Session>, handler: Arc<Handler>, message_bytes_max: usize) -> Self {
+        Self {
+            session,
+            handler,
+            message_bytes_max,
+        }
+    }
+}
+
+/// Runs a connection from its upgrade to its end. With an `upgrade_timeout` it begins as a probe of a polling session,
+/// and has so long to take it over; failing leaves polling as it was.
+pub async fn run(upgraded: UpgradeFut, socket: Socket, upgrade_timeout: Option<Duration>) {
+    let (session, handler) = (socket.session.clone(), socket.handler.clone());
+    let Some((stream, received)) = raw_stream(upgraded).await else {
+        if upgrade_timeout.is_none() {
+            handler.hub.close(&session, CloseReason::TransportError);
+        }
+        return;
+    };
+    let mut wire = Wire::new(stream, socket, upgrade_timeout.is_some());
+    if let Some(limit) = upgrade_timeout
+        && !wire.probe(received.clone(), limit).await
+    {
+        return;
+    }
+    let received = if upgrade_timeout.is_some() {
+        Bytes::new()
+    } else {
+        received
+    };
+    let end = match wire.begin(&received) {
+        Ok(()) => poll_fn(|cx| wire.poll_open(cx)).await,
+        Err(end) => end,
+    };
+    handler.hub.close(&session, end.reason);
+    wire.finish(end.close_code).await;
+}
+
+/// Takes the connection back from hyper, with what it had read ahead.
+async fn raw_stream(upgraded: UpgradeFut) -> Option<(TcpStream, Bytes)> {
+    let websocket = upgraded.await.ok()?;
+    let parts = websocket
+        .into_inner()
+        .into_inner()
+        .downcast::<TokioIo<TcpStream>>()
+        .ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+// === Wire ===
+
+/// Why a connection ends, and whether the peer is to be told.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    reason: CloseReason,
+    close_code: Option<u16>,
+}
+
+impl From<CloseReason> for End {
+    fn from(reason: CloseReason) -> Self {
+        // The reference server's close frames carry no reason, and clients read none; 1000 says all is well.
+        let close_code = match reason {
+            CloseReason::TransportError | CloseReason::Slow => None,
+            CloseReason::TooLarge => Some(1009),
+            _ => Some(1000),
+        };
+        Self { reason, close_code }
+    }
+}
+
+struct Wire {
+    stream: TcpStream,
+    socket: Socket,
+    decoder: Decoder,
+    /// The beginning of a frame that is not complete.
+    partial: Vec<u8>,
+    /// Bytes that that frame needs in all, as far as known.
+    needed: usize,
+    /// What the peer has not taken yet, from `sent` on.
+    unsent: Vec<u8>,
+    sent: usize,
+    /// Not the session's transport yet.
+    is_probe: bool,
+}
+
+impl Wire {
+    fn new(stream: TcpStream, socket: Socket, is_probe: bool) -> Self {
+        Self {
+            stream,
+            socket,
+            decoder: Decoder::new(),
+            partial: Vec::new(),
+            needed: 0,
+            unsent: Vec::new(),
+            sent: 0,
+            is_probe,
+        }
+    }
+
+    /// Handles what hyper had read ahead.
+    fn begin(&mut self, received: &[u8]) -> Result<(), End> {
+        if received.is_empty() {
+            return Ok(());
+        }
+        let mut input = received.to_vec();
+        let consumed = self.consume(&mut input)?;
+        self.partial = input.split_off(consumed);
+        Ok(())
+    }
+
+    // --- the upgrade ---
+
+    /// Waits for the probe and the upgrade; false when it failed and the connection is of no use.
+    async fn probe(&mut self, received: Bytes, limit: Duration) -> bool {
+        let upgraded = async {
+            let mut end = self.begin(&received).err();
+            while self.is_probe && end.is_none() {
+                end = poll_fn(|cx| self.poll_probe(cx)).await.err();
+            }
+            end
+        };
+        let end = match tokio::time::timeout(limit, upgraded).await {
+            Ok(None) => return true,
+            Ok(Some(end)) => end,
+            Err(_) => End::from(CloseReason::ConnectTimeout),
+        };
+        if self.is_probe {
+            if let Link::Polling { probing, .. } = &mut *self.socket.session.link.lock() {
+                *probing = false;
+            }
+        } else {
+            // It broke in the very bytes that made it the session's transport.
+            self.socket
+                .handler
+                .hub
+                .close(&self.socket.session, end.reason);
+        }
+        self.finish(end.close_code).await;
+        false
+    }
+
+    /// Reads once, after what had to be written is.
+    fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        ready!(self.poll_unsent(cx))?;
+        self.poll_read(cx)
+    }
+
+    fn probe_packet(&mut self, packet: &str) -> Result<(), End> {
+        let session = &self.socket.session;
+        match packet {
+            "2probe" => {
+                match &mut *session.link.lock() {
+                    Link::Polling { probing, .. } if !*probing => *probing = true,
+                    _ => return Err(CloseReason::ParseError.into()),
+                }
+                self.unsent
+                    .extend_from_slice(Frame::probe_pong().websocket());
+                // A poll that waits is let go at once: the client upgrades when it has come back.
+                session.outbox.wake();
+                Ok(())
+            }
+            "5" if self.socket.handler.hub.upgrade(session) => {
+                self.is_probe = false;
+                session.outbox.wake();
+                Ok(())
+            }
+            _ => Err(CloseReason::ParseError.into()),
+        }
+    }
+
+    // --- the open connection ---
+
+    /// Writes and reads until the connection ends.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let is_writing = match self.poll_write(cx) {
+                Poll::Ready(end) => return Poll::Ready(end),
+                Poll::Pending => self.unsent.len() > self.sent,
+            };
+            // A peer that does not read is not read either, before its queue is full.
+            let is_pressed = is_writing
+                && (self.unsent.len() - self.sent > UNSENT_BYTES_MAX
+                    || self.socket.session.outbox.is_pressed());
+            if is_pressed {
+                return Poll::Pending;
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Writes what waits; pending when nothing does, or the peer does not take it.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match ready!(self.poll_unsent(cx)) {
+                Ok(()) => {}
+                Err(end) => return Poll::Ready(end),
+            }
+            let written = WRITE.with_borrow_mut(|buffer| self.poll_outbox(cx, buffer));
+            match ready!(written) {
+                Ok(()) => {}
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// Writes the rest of what was begun.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        while self.sent < self.unsent.len() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.unsent[self.sent..]);
+            match ready!(written) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(CloseReason::TransportError.into())),
+                Ok(n) => self.sent += n,
+            }
+        }
+        if !self.unsent.is_empty() {
+            self.unsent = Vec::new();
+            self.sent = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes frames from the outbox and writes them at once; keeps what the peer does not take.
+    fn poll_outbox(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<(), End>> {
+        buffer.clear();
+        let mut frames = 0;
+        let taken = self.socket.session.outbox.poll_take(cx, |frame| {
+            let fits = buffer.is_empty() || buffer.len() + frame.len() <= WRITE_BYTES;
+            if fits {
+                buffer.extend_from_slice(frame.websocket());
+                frames += 1;
+            }
+            fits
+        });
+        match ready!(taken) {
+            Taken::Frames => {}
+            Taken::Closed => {
+                let reason = self
+                    .socket
+                    .session
+                    .closed()
+                    .unwrap_or(CloseReason::TransportClose);
+                return Poll::Ready(Err(reason.into()));
+            }
+            Taken::Overflowed => return Poll::Ready(Err(CloseReason::Slow.into())),
+        }
+        let metrics = &self.socket.handler.metrics;
+        metrics.frames_written.inc_by(frames);
+        metrics.socket_writes.inc();
+        let written = match Pin::new(&mut self.stream).poll_write(cx, buffer) {
+            Poll::Ready(Ok(0) | Err(_)) => {
+                return Poll::Ready(Err(CloseReason::TransportError.into()));
+            }
+            Poll::Ready(Ok(n)) => n,
+            Poll::Pending => 0,
+        };
+        self.unsent.extend_from_slice(&buffer[written..]);
+        buffer.shrink_to(WRITE_BYTES);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once and handles every whole frame.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if self.partial.len() + READ_BYTES / 2 > READ_BYTES {
+            return self.poll_read_large(cx);
+        }
+        READ.with_borrow_mut(|buffer| {
+            let kept = self.partial.len();
+            buffer[..kept].copy_from_slice(&self.partial);
+            let mut into = ReadBuf::new(&mut buffer[kept..]);
+            if ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into)).is_err() {
+                return Poll::Ready(Err(CloseReason::TransportError.into()));
+            }
+            let read = into.filled().len();
+            if read == 0 {
+                return Poll::Ready(Err(End {
+                    close_code: None,
+                    ..CloseReason::TransportClose.into()
+                }));
+            }
+            let input = &mut buffer[..kept + read];
+            let consumed = match self.consume(input) {
+                Ok(consumed) => consumed,
+                Err(end) => return Poll::Ready(Err(end)),
+            };
+            // Usually everything: then nothing is kept, and no memory either.
+            let rest = &input[consumed..];
+            self.partial = if rest.is_empty() {
+                Vec::new()
+            } else {
+                rest.to_vec()
+            };
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// A frame larger than the thread's buffer is gathered in memory of its own, which grows with what has arrived,
+    /// never with what was announced.
+    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let kept = self.partial.len();
+        let room = self.needed.saturating_sub(kept).clamp(1, READ_BYTES);
+        self.partial.resize(kept + room, 0);
+        let mut into = ReadBuf::new(&mut self.partial[kept..]);
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut into);
+        let filled = into.filled().len();
+        self.partial.truncate(kept + filled);
+        match ready!(read) {
+            Err(_) => return Poll::Ready(Err(CloseReason::TransportError.into())),
+            Ok(()) if filled == 0 => {
+                return Poll::Ready(Err(End {
+                    close_code: None,
+                    ..CloseReason::TransportClose.into()
+                }));
+            }
+            Ok(()) if kept + filled < self.needed => return Poll::Ready(Ok(())),
+            Ok(()) => {}
+        }
+        let mut input = std::mem::take(&mut self.partial);
+        match self.consume(&mut input) {
+            Ok(consumed) => self.partial = input.split_off(consumed),
+            Err(end) => return Poll::Ready(Err(end)),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Handles every whole frame of `input`; how many bytes they were.
+    fn consume(&mut self, input: &mut [u8]) -> Result<usize, End> {
+        let mut consumed = 0;
+        loop {
+            // Taken out for the call, since an event borrows the decoder while it is handled.
+            let mut decoder = std::mem::take(&mut self.decoder);
+            let step = decoder.decode(&mut input[consumed..], self.socket.message_bytes_max);
+            let done = match step {
+                Ok(Step::Incomplete { needed }) => {
+                    self.needed = needed;
+                    None
+                }
+                Ok(Step::Done { consumed, event }) => {
+                    if let Some(event) = event {
+                        self.handle(event)?;
+                    }
+                    Some(consumed)
+                }
+                Err(violation) => {
+                    let code = violation.close_code();
+                    let reason = if code == 1009 {
+                        CloseReason::TooLarge
+                    } else {
+                        CloseReason::ParseError
+                    };
+                    return Err(End {
+                        reason,
+                        close_code: Some(code),
+                    });
+                }
+            };
+            self.decoder = decoder;
+            match done {
+                Some(bytes) => consumed += bytes,
+                None => return Ok(consumed),
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event<'_>) -> Result<(), End> {
+        match event {
+            Event::Text(packet) => {
+                let packet = str::from_utf8(packet).map_err(|_| CloseReason::ParseError)?;
+                if self.is_probe {
+                    return self.probe_packet(packet);
+                }
+                self.socket.handler.text(&self.socket.session, packet)?;
+            }
+            Event::Binary(_) if self.is_probe => return Err(CloseReason::ParseError.into()),
+            Event::Binary(payload) => self.socket.handler.binary(&self.socket.session, payload)?,
+            Event::Ping(payload) => write_frame(&mut self.unsent, Opcode::Pong, payload),
+            Event::Pong => {}
+            Event::Close(code) => {
+                let close_code = Some(code.unwrap_or(1000));
+                return Err(End {
+                    reason: CloseReason::TransportClose,
+                    close_code,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Says goodbye, if the peer is to be told, and waits a while for it to close, so that what was sent last is not
+    /// lost to a reset.
+    async fn finish(&mut self, close_code: Option<u16>) {
+        let Some(code) = close_code else { return };
+        let goodbye = async {
+            let rest = std::mem::take(&mut self.unsent).split_off(self.sent);
+            self.stream.write_all(&rest).await?;
+            self.stream.write_all(&close_frame(code)).await?;
+            self.stream.shutdown().await?;
+            let mut ignored = [0; 1024];
+            while tokio::io::AsyncReadExt::read(&mut self.stream, &mut ignored).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        // Whatever fails here, the connection is over.
+        let _over = tokio::time::timeout(CLOSE_WITHIN, goodbye).await;
+    }
+}
