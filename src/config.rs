@@ -1,1 +1,358 @@
-//! (to come)
+//! Every knob on one page: flags, environment variables, defaults, units. A value that makes no sense is refused at start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// A chat server for unchanged Socket.IO clients: log first, durable, fast.
+///
+/// Every option can also be given as the environment variable named in brackets, or in a file `.env` in the working
+/// directory. Durations are in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "chat-svc", version, max_term_width = 110)]
+pub struct Config {
+    /// Address to listen on
+    #[arg(long, env = "HOST", default_value = "0.0.0.0")]
+    pub host: IpAddr,
+
+    /// Port of the chat: Socket.IO, REST and the page at `/`; 0 takes a free one
+    #[arg(long, env = "PORT", default_value_t = 3001)]
+    pub port: u16,
+
+    /// Address of the admin listener (metrics, readiness, quote events): keep it private
+    #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9464")]
+    pub admin_addr: SocketAddr,
+
+    /// Folder of the embedded journal and store
+    #[arg(long, env = "DATA_DIR", default_value = "data")]
+    pub data_dir: PathBuf,
+
+    /// Folder of uploaded files
+    #[arg(long, env = "UPLOAD_PATH", default_value = "uploads")]
+    pub upload_path: PathBuf,
+
+    /// Web origins that may use the service from a browser, comma-separated; not set: any, without credentials
+    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+
+    /// Threads that run connections; 0 takes one per core
+    #[arg(long, env = "WORKER_THREADS", default_value_t = 0)]
+    pub worker_threads: usize,
+
+    /// What to log, for example `info`, `chat_svc=debug`
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// Log one JSON object a line instead of text
+    #[arg(long, env = "LOG_JSON", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub log_json: bool,
+
+    #[command(flatten)]
+    pub engine: EngineConfig,
+
+    #[command(flatten)]
+    pub limits: Limits,
+
+    #[command(flatten)]
+    pub journal: JournalLimits,
+
+    /// Time to stop in: connections close, queues are written out
+    #[arg(long, env = "DRAIN_TIMEOUT_MS", default_value = "10000", value_parser = millis, help_heading = "Stopping")]
+    pub drain_timeout: Duration,
+
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
+}
+
+/// Engine.IO and Socket.IO, by the reference server's names.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Engine.IO and Socket.IO")]
+pub struct EngineConfig {
+    /// Path of Socket.IO
+    #[arg(long, env = "SOCKET_PATH", default_value = "/socket.io/")]
+    pub socket_path: String,
+
+    /// Time between two pings [ms]
+    #[arg(id = "ping_interval_ms", long, env = "PING_INTERVAL_MS", default_value = "25000", value_parser = millis)]
+    pub ping_interval: Duration,
+
+    /// Time a client has to answer a ping [ms]
+    #[arg(id = "ping_timeout_ms", long, env = "PING_TIMEOUT_MS", default_value = "20000", value_parser = millis)]
+    pub ping_timeout: Duration,
+
+    /// Time a client has to CONNECT to a namespace [ms]
+    #[arg(id = "connect_timeout_ms", long, env = "CONNECT_TIMEOUT_MS", default_value = "45000", value_parser = millis)]
+    pub connect_timeout: Duration,
+
+    /// Time an upgrade to websocket may take [ms]
+    #[arg(id = "upgrade_timeout_ms", long, env = "UPGRADE_TIMEOUT_MS", default_value = "10000", value_parser = millis)]
+    pub upgrade_timeout: Duration,
+
+    /// Largest message of a client, and largest polling body [bytes]
+    #[arg(
+        id = "max_payload",
+        long = "max-payload",
+        env = "MAX_PAYLOAD",
+        default_value_t = 1_000_000
+    )]
+    pub payload_bytes_max: usize,
+}
+
+/// Bounds on what clients can make grow.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Open connections at most, polling and websocket and HTTP together
+    #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 100_000)]
+    pub connections_max: usize,
+
+    /// What may wait to be sent to one socket; more, and it is closed as slow [bytes]
+    #[arg(long, env = "OUTBOX_BYTES_MAX", default_value_t = 1 << 20)]
+    pub outbox_bytes_max: usize,
+
+    /// Rooms one socket may join
+    #[arg(long, env = "ROOMS_PER_SOCKET_MAX", default_value_t = 1_000)]
+    pub rooms_per_socket_max: usize,
+
+    /// Queues between the sockets and the log; 0 takes one per worker thread
+    #[arg(long, env = "LANES", default_value_t = 0)]
+    pub lanes: usize,
+
+    /// Messages that may wait in one lane; more are refused as busy
+    #[arg(long, env = "LANE_MESSAGES_MAX", default_value_t = 8_192)]
+    pub lane_messages_max: usize,
+
+    /// Bytes that may wait in one lane; more are refused as busy
+    #[arg(long, env = "LANE_BYTES_MAX", default_value_t = 32 << 20)]
+    pub lane_bytes_max: usize,
+
+    /// Messages in one batch, to the log and to the store
+    #[arg(long, env = "BATCH_MAX", default_value_t = 1_024)]
+    pub batch_max: usize,
+
+    /// Messages on a history page when no limit is asked for
+    #[arg(long, env = "PAGE_DEFAULT", default_value_t = 50)]
+    pub page_default: usize,
+
+    /// Messages on a history page at most
+    #[arg(long, env = "PAGE_MAX", default_value_t = 200)]
+    pub page_max: usize,
+
+    /// Messages that the log has and the store does not have yet; more, and history answers 503 [bytes]
+    #[arg(long, env = "TAIL_BYTES_MAX", default_value_t = 256 << 20)]
+    pub tail_bytes_max: usize,
+
+    /// Ids remembered to recognise a resend in the log
+    #[arg(long, env = "RECENT_IDS_MAX", default_value_t = 262_144)]
+    pub recent_ids_max: usize,
+
+    /// Largest uploaded file [bytes]
+    #[arg(long, env = "UPLOAD_BYTES_MAX", default_value_t = 25 << 20)]
+    pub upload_bytes_max: u64,
+
+    /// Uploads under way at once
+    #[arg(long, env = "UPLOADS_MAX", default_value_t = 64)]
+    pub uploads_max: usize,
+
+    /// Time to send a request's head [ms]
+    #[arg(id = "header_timeout_ms", long, env = "HEADER_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
+    pub header_timeout: Duration,
+
+    /// Time a request's body may stand still [ms]
+    #[arg(id = "body_idle_timeout_ms", long, env = "BODY_IDLE_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
+    pub body_idle_timeout: Duration,
+
+    /// chatMessage events a socket may send per second, with bursts of as many; 0: no limit
+    #[arg(long, env = "MESSAGES_PER_SECOND_MAX", default_value_t = 0)]
+    pub messages_per_second_max: u32,
+
+    /// typing and stopTyping events a socket may send per second, more are dropped; 0: no limit
+    #[arg(long, env = "TYPING_PER_SECOND_MAX", default_value_t = 0)]
+    pub typing_per_second_max: u32,
+
+    /// Free disk space below which messages and uploads are refused [bytes]
+    #[arg(long, env = "DISK_FREE_MIN", default_value_t = 64 << 20)]
+    pub disk_free_min: u64,
+}
+
+/// The embedded journal.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Embedded journal")]
+pub struct JournalLimits {
+    /// Size at which the journal begins its next file [bytes]
+    #[arg(long, env = "JOURNAL_SEGMENT_BYTES", default_value_t = 64 << 20)]
+    pub journal_segment_bytes: u64,
+
+    /// How long messages stay in the journal after the store has them [ms]
+    #[arg(id = "journal_retention_ms", long, env = "JOURNAL_RETENTION_MS", default_value = "600000", value_parser = millis)]
+    pub journal_retention: Duration,
+
+    /// How many bytes of them stay at most [bytes]
+    #[arg(long, env = "JOURNAL_RETAINED_BYTES_MAX", default_value_t = 256 << 20)]
+    pub journal_retained_bytes_max: u64,
+
+    /// Number of the log's life: raise it when the log was replaced, so that new messages stand after old ones
+    #[arg(long, env = "LOG_EPOCH", default_value_t = 1)]
+    pub log_epoch: u32,
+}
+
+/// Settings of the service that this one replaces which name servers this build does not speak to yet. They are read
+/// so that a start with them fails with a sentence instead of running on something else in silence.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Not in this version")]
+pub struct Elsewhere {
+    /// Kafka brokers; this version logs to the embedded journal only
+    #[arg(long, env = "KAFKA_BROKERS", hide = true)]
+    pub kafka_brokers: Option<String>,
+
+    /// MongoDB; this version stores in the embedded store only
+    #[arg(long, env = "MONGO_URI", hide = true)]
+    pub mongo_uri: Option<String>,
+}
+
+impl Config {
+    /// Checks what no single value shows. The error is one sentence that says what to change.
+    pub fn check(&self) -> Result<(), String> {
+        let given =
+            |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
+        if given(&self.elsewhere.kafka_brokers) {
+            return Err(
+                "KAFKA_BROKERS is set, but this version has only its embedded journal; unset it"
+                    .into(),
+            );
+        }
+        if given(&self.elsewhere.mongo_uri) {
+            return Err(
+                "MONGO_URI is set, but this version has only its embedded store; unset it".into(),
+            );
+        }
+        let limits = &self.limits;
+        let at_least_one = [
+            ("CONNECTIONS_MAX", limits.connections_max),
+            ("ROOMS_PER_SOCKET_MAX", limits.rooms_per_socket_max),
+            ("LANE_MESSAGES_MAX", limits.lane_messages_max),
+            ("BATCH_MAX", limits.batch_max),
+            ("PAGE_DEFAULT", limits.page_default),
+            ("UPLOADS_MAX", limits.uploads_max),
+            ("MAX_PAYLOAD", self.engine.payload_bytes_max),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} must be at least 1"));
+        }
+        if limits.page_default > limits.page_max {
+            return Err("PAGE_DEFAULT must not be above PAGE_MAX".into());
+        }
+        if self.engine.payload_bytes_max > 16 << 20 {
+            return Err("MAX_PAYLOAD must be at most 16777216 bytes".into());
+        }
+        if limits.outbox_bytes_max < 64 << 10
+            || limits.lane_bytes_max < self.engine.payload_bytes_max
+        {
+            return Err(
+                "OUTBOX_BYTES_MAX must be at least 65536, LANE_BYTES_MAX at least MAX_PAYLOAD"
+                    .into(),
+            );
+        }
+        if self.journal.log_epoch == 0 || self.journal.log_epoch >= 8_192 {
+            return Err("LOG_EPOCH must be 1 to 8191".into());
+        }
+        if self.engine.ping_interval.is_zero() || self.engine.ping_timeout.is_zero() {
+            return Err("PING_INTERVAL_MS and PING_TIMEOUT_MS must be at least 1".into());
+        }
+        self.check_names()
+    }
+
+    fn check_names(&self) -> Result<(), String> {
+        let path = &self.engine.socket_path;
+        if !path.starts_with('/') || !path.ends_with('/') || path.len() < 3 {
+            return Err("SOCKET_PATH must begin and end with a slash, as /socket.io/ does".into());
+        }
+        for origin in &self.cors_origins {
+            let rest = origin
+                .strip_prefix("http://")
+                .or_else(|| origin.strip_prefix("https://"));
+            if rest.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+                return Err(format!(
+                    "CORS_ORIGINS: {origin:?} is no origin; write it as https://chat.example, no path"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory that the limits allow all connections and queues together to take, in bytes.
+    pub fn memory_bytes_max(&self) -> u64 {
+        let limits = &self.limits;
+        let socket = limits.outbox_bytes_max + self.engine.payload_bytes_max;
+        let sockets = (limits.connections_max as u64).saturating_mul(socket as u64);
+        let lanes = (self.lanes() as u64).saturating_mul(limits.lane_bytes_max as u64);
+        sockets
+            .saturating_add(lanes)
+            .saturating_add(limits.tail_bytes_max as u64)
+    }
+
+    /// Worker threads, resolved.
+    pub fn workers(&self) -> usize {
+        match self.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            given => given,
+        }
+    }
+
+    /// Lanes, resolved.
+    pub fn lanes(&self) -> usize {
+        if self.limits.lanes == 0 {
+            self.workers()
+        } else {
+            self.limits.lanes
+        }
+    }
+}
+
+fn millis(text: &str) -> Result<Duration, String> {
+    let ms: u64 = text
+        .parse()
+        .map_err(|_| "a whole number of milliseconds is needed".to_owned())?;
+    Ok(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Config {
+        Config::try_parse_from(std::iter::once("chat-svc").chain(args.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = config(&[]);
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.engine.ping_interval, Duration::from_secs(25));
+        assert_eq!(config.limits.page_max, 200);
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_is_one_sentence() {
+        for args in [
+            ["--batch-max", "0"],
+            ["--socket-path", "socket.io"],
+            ["--cors-origins", "https://a.example,b.example"],
+            ["--cors-origins", "https://a.example/"],
+            ["--log-epoch", "0"],
+            ["--page-default", "201"],
+            ["--outbox-bytes-max", "65535"],
+            ["--kafka-brokers", "localhost:9092"],
+        ] {
+            let error = config(&args).check().unwrap_err();
+            assert!(!error.contains('\n') && error.len() > 20, "{error}");
+        }
+        assert_eq!(
+            config(&["--cors-origins", "https://a.example,http://b:8080"]).check(),
+            Ok(())
+        );
+        assert_eq!(config(&["--outbox-bytes-max", "65536"]).check(), Ok(()));
+    }
+}

@@ -1,1 +1,140 @@
-//! (to come)
+//! Tasks that are named, counted and joined, and the stages in which everything stops.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// How far the stop has come; stages only rise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// All is well.
+    Running,
+    /// No new connections, no new messages; readiness is off.
+    Refusing,
+    /// Connections are being closed.
+    Closing,
+    /// What is queued has been handed over; everything ends.
+    Stopped,
+}
+
+// === Drain ===
+
+/// Tells every part how far the stop has come. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    stage: Arc<watch::Sender<Stage>>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            stage: Arc::new(watch::Sender::new(Stage::Running)),
+        }
+    }
+}
+
+impl Drain {
+    pub fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.stage() == Stage::Running
+    }
+
+    /// Moves on to `stage`; never back.
+    pub fn advance(&self, stage: Stage) {
+        self.stage.send_if_modified(|now| {
+            let forward = *now < stage;
+            *now = stage.max(*now);
+            forward
+        });
+    }
+
+    /// Waits until the stop has come to `stage`.
+    pub async fn reached(&self, stage: Stage) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let mut stages = self.stage.subscribe();
+        let _never_closed = stages.wait_for(|now| *now >= stage).await;
+    }
+}
+
+// === Tasks ===
+
+/// The only place that spawns: each task is counted, and waited for at the end.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+}
+
+impl Tasks {
+    /// Starts a task. `name` appears in the log when it panics.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that counts and joins them"
+    )]
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let guard = Panicked(name);
+        tokio::spawn(self.tracker.track_future(async move {
+            task.await;
+            std::mem::forget(guard);
+        }));
+    }
+
+    /// Tasks that have not ended.
+    pub fn count(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Waits until all have ended, at most `limit`; how many have not.
+    pub async fn join(&self, limit: Duration) -> usize {
+        self.tracker.close();
+        let _elapsed = tokio::time::timeout(limit, self.tracker.wait()).await;
+        self.tracker.len()
+    }
+}
+
+/// Dropped without being forgotten only when its task panicked or was cut off.
+struct Panicked(&'static str);
+
+impl Drop for Panicked {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(task = self.0, "a task panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn stages_only_rise() {
+        let drain = Drain::default();
+        drain.advance(Stage::Closing);
+        drain.advance(Stage::Refusing);
+        assert_eq!(drain.stage(), Stage::Closing);
+        drain.reached(Stage::Refusing).await;
+    }
+
+    #[tokio::test]
+    async fn join_waits_for_every_task() {
+        let tasks = Tasks::default();
+        let drain = Drain::default();
+        let waiting = drain.clone();
+        tasks.spawn(
+            "waits",
+            async move { waiting.reached(Stage::Stopped).await },
+        );
+        assert_eq!(tasks.count(), 1);
+        drain.advance(Stage::Stopped);
+        assert_eq!(tasks.join(Duration::from_secs(10)).await, 0);
+    }
+}

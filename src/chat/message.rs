@@ -1,14 +1,89 @@
 //! A message: what a person (or the system) wrote, its JSON written once at the door and carried as it is.
 //!
 //! In the log the JSON ends in `,"is_spam":false}`; on the wire and in history `seq` follows. Between the two only that
-//! ending differs, so the rest ("body") is never parsed or written again.
+//! ending differs, so the rest (the body) is never parsed or written again.
+
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
+use crate::chat::rejection::push_json_string;
 
 /// How the JSON of every message ends in the log.
 pub const LOG_ENDING: &[u8] = b",\"is_spam\":false}";
+
+/// How it begins: `_id` comes first.
+const BEGINNING: &[u8] = b"{\"_id\":\"";
+
+// === Sealed ===
+
+/// A message ready for the log: written, but without a place yet. All parts share one allocation.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    pub id: MessageId,
+    pub conversation: ConversationId,
+    /// `text`, `attachment` or `system`.
+    pub kind: &'static str,
+    /// The JSON object, ending in [`LOG_ENDING`].
+    pub value: Bytes,
+    /// JSON array of the users whose rooms get it.
+    pub recipients: Bytes,
+    /// The 24 hex digits of `id`.
+    pub id_hex: Bytes,
+}
+
+impl Sealed {
+    /// Takes the written JSON (from `{"_id":"…` to [`LOG_ENDING`]) and puts the other parts behind it.
+    pub fn new(
+        id: MessageId,
+        kind: &'static str,
+        mut json: Vec<u8>,
+        recipients: &[&str],
+        conversation: &ConversationId,
+    ) -> Self {
+        let value = json.len();
+        for (n, recipient) in recipients.iter().enumerate() {
+            json.push(if n == 0 { b'[' } else { b',' });
+            push_json_string(&mut json, recipient);
+        }
+        json.push(b']');
+        let recipients = json.len();
+        json.extend_from_slice(conversation.as_bytes());
+        let all = Bytes::from(json);
+        Self {
+            id,
+            kind,
+            value: all.slice(..value),
+            recipients: all.slice(value..recipients),
+            id_hex: all.slice(BEGINNING.len()..BEGINNING.len() + 24),
+            conversation: ConversationId::new(all.slice(recipients..))
+                .expect("a slice equal to a conversation id is one"),
+        }
+    }
+
+    /// The message at its place in the log.
+    pub fn at(&self, seq: Seq) -> Message {
+        Message {
+            id: self.id,
+            conversation: self.conversation.clone(),
+            seq,
+            is_spam: false,
+            body: self.value.slice(..self.value.len() - LOG_ENDING.len()),
+        }
+    }
+}
+
+/// Appends an instant as RFC 3339 in UTC with milliseconds, ending in `Z`.
+pub fn push_timestamp(out: &mut Vec<u8>, unix_ms: u64) {
+    use std::io::Write;
+    // Past the year 9999 there is no RFC 3339; a clock that says so is broken, and its last valid instant will do.
+    let at = UNIX_EPOCH + Duration::from_millis(unix_ms.min(253_402_300_799_999));
+    let _infallible = write!(out, "{}", humantime::format_rfc3339_millis(at));
+}
+
+// === Message ===
 
 /// A message with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,21 +97,106 @@ pub struct Message {
 }
 
 impl Message {
+    /// Reads a record that this service wrote: its key and its value. `None` when it is not one of ours.
+    pub fn from_log(key: &Bytes, value: &Bytes, seq: Seq) -> Option<Self> {
+        let hex = value.strip_prefix(BEGINNING)?.get(..24)?;
+        let id = MessageId::from_hex(hex)?;
+        let conversation = ConversationId::new(key.clone())?;
+        let body = value.slice(..value.strip_suffix(LOG_ENDING)?.len());
+        Some(Self {
+            id,
+            conversation,
+            seq,
+            is_spam: false,
+            body,
+        })
+    }
+
+    /// Whether the id was derived, so that the same message may come again under it.
+    pub fn may_be_resent(&self) -> bool {
+        // Inside a JSON string a quote is escaped, so these bytes can only be our own fields.
+        memmem::find(&self.body, b",\"client_message_id\":").is_some()
+            || memmem::find(&self.body, b",\"message_type\":\"system\"").is_some()
+    }
+
     /// Appends the message as clients get it: the body, then `is_spam` and `seq`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        write_message(out, &self.body, self.is_spam, self.seq);
+        out.extend_from_slice(&self.body);
+        let spam: &[u8] = if self.is_spam {
+            b",\"is_spam\":true"
+        } else {
+            b",\"is_spam\":false"
+        };
+        out.extend_from_slice(spam);
+        out.extend_from_slice(b",\"seq\":");
+        out.extend_from_slice(itoa::Buffer::new().format(self.seq.0).as_bytes());
+        out.push(b'}');
+    }
+
+    /// Bytes that [`Message::write`] will append, at most.
+    pub fn size(&self) -> usize {
+        self.body.len() + 48
     }
 }
 
-/// Appends a message's JSON: `body` (see [`Message::body`]), then `is_spam` and `seq`.
-pub fn write_message(out: &mut Vec<u8>, body: &[u8], is_spam: bool, seq: Seq) {
-    out.extend_from_slice(body);
-    out.extend_from_slice(if is_spam {
-        b",\"is_spam\":true"
-    } else {
-        b",\"is_spam\":false"
-    });
-    out.extend_from_slice(b",\"seq\":");
-    out.extend_from_slice(itoa::Buffer::new().format(seq.0).as_bytes());
-    out.push(b'}');
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::draft::Draft;
+
+    fn sealed(json: &str) -> Sealed {
+        Draft::parse(json).unwrap().seal(MessageId([7; 12]), 0)
+    }
+
+    #[test]
+    fn a_message_read_from_the_log_is_the_one_sealed() {
+        let sealed = sealed(r#"{"sender_id":"a","receiver_id":"b","text_content":"t"}"#);
+        let seq = Seq::new(1, 5);
+        let key = sealed.conversation.as_bytes();
+        let read = Message::from_log(key, &sealed.value, seq).unwrap();
+        assert_eq!(read, sealed.at(seq));
+        let mut json = Vec::new();
+        read.write(&mut json);
+        assert!(json.len() <= read.size());
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value["seq"], seq.0);
+        assert_eq!(value["is_spam"], false);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_read_as_ours() {
+        let key = Bytes::from_static(b"k");
+        for value in [
+            "",
+            "{}",
+            "{\"_id\":\"zz\"}",
+            "{\"_id\":\"070707070707070707070707\"}",
+        ] {
+            assert!(
+                Message::from_log(&key, &Bytes::from(value), Seq(1)).is_none(),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_field_of_ours_marks_a_resend() {
+        let at = |json: &str| sealed(json).at(Seq(1));
+        assert!(
+            !at(r#"{"sender_id":"a","receiver_id":"b","text_content":",\"client_message_id\":"}"#)
+                .may_be_resent()
+        );
+        assert!(
+            at(r#"{"sender_id":"a","receiver_id":"b","text_content":"t","client_message_id":"c"}"#)
+                .may_be_resent()
+        );
+    }
+
+    #[test]
+    fn timestamps_have_milliseconds_and_end_in_z() {
+        let mut out = Vec::new();
+        push_timestamp(&mut out, 1_700_000_000_007);
+        assert_eq!(out, b"2023-11-14T22:13:20.007Z");
+        push_timestamp(&mut out, u64::MAX);
+    }
 }

@@ -1,1 +1,816 @@
-//! (to come)
+//! Socket.IO revision 5: the packets inside Engine.IO messages, read without a copy and appended to a buffer.
+//!
+//! JSON goes through raw: arguments are checked to be JSON and handed on as they were written, so key order, long
+//! numbers and lone surrogate escapes survive. Reading never recurses, however deep the client nests; whoever parses
+//! an argument further has to bound its depth. Which namespaces exist, and which packet may come when, is not known
+//! here.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+// === Packet ===
+
+/// A packet as it stands in the text of an Engine.IO message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<'a> {
+    pub kind: Kind,
+    /// `/` unless given; with its query, if it has one.
+    pub namespace: &'a str,
+    /// The ack id as the client wrote it: 1 to [`ACK_ID_DIGITS_MAX`] digits.
+    pub id: Option<&'a str>,
+    /// Binary messages that follow: 1 to [`ATTACHMENTS_MAX`] for the binary kinds, 0 for the others.
+    pub attachments: usize,
+    /// What stands behind, not looked at yet; never empty.
+    pub data: Option<&'a str>,
+}
+
+/// What a packet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Connect,
+    Disconnect,
+    Event,
+    Ack,
+    ConnectError,
+    BinaryEvent,
+    BinaryAck,
+}
+
+impl Kind {
+    fn from_digit(digit: u8) -> Option<Self> {
+        match digit {
+            b'0' => Some(Self::Connect),
+            b'1' => Some(Self::Disconnect),
+            b'2' => Some(Self::Event),
+            b'3' => Some(Self::Ack),
+            b'4' => Some(Self::ConnectError),
+            b'5' => Some(Self::BinaryEvent),
+            b'6' => Some(Self::BinaryAck),
+            _ => None,
+        }
+    }
+
+    fn digit(self) -> u8 {
+        match self {
+            Self::Connect => b'0',
+            Self::Disconnect => b'1',
+            Self::Event => b'2',
+            Self::Ack => b'3',
+            Self::ConnectError => b'4',
+            Self::BinaryEvent => b'5',
+            Self::BinaryAck => b'6',
+        }
+    }
+}
+
+/// Why a packet cannot be read. The connection is then to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ParseError {
+    #[error("unknown packet type")]
+    UnknownType,
+    #[error("the number of attachments is missing or out of range")]
+    Attachments,
+    #[error("the ack id is too long")]
+    AckId,
+    #[error("a packet of this type has no data")]
+    UnexpectedData,
+    #[error("the data is not JSON of the expected shape")]
+    Data,
+    #[error("the event has no name")]
+    EventName,
+    #[error("the event's name is reserved")]
+    ReservedName,
+    #[error("a placeholder does not name an attachment")]
+    Placeholder,
+}
+
+/// Reads the text of an Engine.IO message, without the message's type.
+///
+/// A binary kind that announces no attachment is given as the plain kind. A namespace may end without its comma when
+/// nothing follows. Each kind is read, also those that only servers send.
+///
+/// # Errors
+/// What is wrong with the text up to its data; the data itself is left to [`event`], [`ack_args`] and [`auth`].
+pub fn parse(text: &str) -> Result<Packet<'_>, ParseError> {
+    let digit = text.bytes().next().ok_or(ParseError::UnknownType)?;
+    let mut kind = Kind::from_digit(digit).ok_or(ParseError::UnknownType)?;
+    let mut rest = &text[1..];
+    let mut attachments = 0;
+    if let Kind::BinaryEvent | Kind::BinaryAck = kind {
+        (attachments, rest) = split_attachments(rest)?;
+        kind = match kind {
+            Kind::BinaryEvent if attachments == 0 => Kind::Event,
+            Kind::BinaryAck if attachments == 0 => Kind::Ack,
+            binary => binary,
+        };
+    }
+    let (namespace, rest) = split_namespace(rest);
+    let (id, data) = split_digits(rest);
+    if id.len() > ACK_ID_DIGITS_MAX {
+        return Err(ParseError::AckId);
+    }
+    if kind == Kind::Disconnect && !data.is_empty() {
+        return Err(ParseError::UnexpectedData);
+    }
+    Ok(Packet {
+        kind,
+        namespace,
+        id: (!id.is_empty()).then_some(id),
+        attachments,
+        data: (!data.is_empty()).then_some(data),
+    })
+}
+
+fn split_attachments(text: &str) -> Result<(usize, &str), ParseError> {
+    let (digits, rest) = split_digits(text);
+    let rest = rest.strip_prefix('-').ok_or(ParseError::Attachments)?;
+    match digits.parse() {
+        Ok(count) if count <= ATTACHMENTS_MAX => Ok((count, rest)),
+        _ => Err(ParseError::Attachments),
+    }
+}
+
+fn split_namespace(text: &str) -> (&str, &str) {
+    if text.starts_with('/') {
+        text.split_once(',').unwrap_or((text, ""))
+    } else {
+        ("/", text)
+    }
+}
+
+fn split_digits(text: &str) -> (&str, &str) {
+    let end = text.bytes().take_while(u8::is_ascii_digit).count();
+    text.split_at(end)
+}
+
+// === Data ===
+
+/// An event as the client sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventArgs<'a> {
+    /// Borrowed unless it has escapes. A number's name is the number as it was written.
+    pub name: Cow<'a, str>,
+    /// The JSON of each argument, raw and without blanks around it.
+    pub args: Args<'a>,
+}
+
+/// Raw JSON values. One or two need no memory of their own.
+pub type Args<'a> = SmallVec<[&'a str; 2]>;
+
+/// Reads the data of an event: an array of a name and arguments, and nothing else.
+///
+/// # Errors
+/// [`ParseError::Data`] if it is no JSON array, [`ParseError::EventName`] if it does not start with a string or a
+/// number, [`ParseError::ReservedName`] if clients must not send an event of that name.
+pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
+    let Elements { first, rest } = elements(data)?;
+    let name = event_name(first.ok_or(ParseError::EventName)?)?;
+    if RESERVED_NAMES.contains(&&*name) {
+        return Err(ParseError::ReservedName);
+    }
+    Ok(EventArgs { name, args: rest })
+}
+
+/// Reads the data of an ack: an array, which may be empty.
+///
+/// # Errors
+/// [`ParseError::Data`] if it is no JSON array.
+pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
+    let Elements { first, rest } = elements(data)?;
+    let mut args = rest;
+    if let Some(first) = first {
+        args.insert(0, first);
+    }
+    Ok(args)
+}
+
+/// Checks the data of a CONNECT: an object, without blanks around it. Its members are left as they are.
+///
+/// # Errors
+/// [`ParseError::Data`] if it is no JSON object.
+pub fn auth(data: &str) -> Result<&str, ParseError> {
+    let raw: &RawValue = serde_json::from_str(data).map_err(|_| ParseError::Data)?;
+    let object = raw.get();
+    object
+        .starts_with('{')
+        .then_some(object)
+        .ok_or(ParseError::Data)
+}
+
+/// The elements of an array, the first one apart so that an event's arguments need not be moved.
+#[derive(Default)]
+struct Elements<'a> {
+    first: Option<&'a str>,
+    rest: Args<'a>,
+}
+
+fn elements(data: &str) -> Result<Elements<'_>, ParseError> {
+    let mut json = serde_json::Deserializer::from_str(data);
+    json.deserialize_seq(ElementsVisitor)
+        .and_then(|elements| json.end().map(|()| elements))
+        .map_err(|_| ParseError::Data)
+}
+
+struct ElementsVisitor;
+
+impl<'de> Visitor<'de> for ElementsVisitor {
+    type Value = Elements<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Elements {
+            first: seq.next_element::<&RawValue>()?.map(RawValue::get),
+            rest: Args::new(),
+        };
+        while let Some(raw) = seq.next_element::<&RawValue>()? {
+            elements.rest.push(raw.get());
+        }
+        Ok(elements)
+    }
+}
+
+fn event_name(raw: &str) -> Result<Cow<'_, str>, ParseError> {
+    match raw.as_bytes()[0] {
+        b'"' => unescape(raw).ok_or(ParseError::EventName),
+        b'-' | b'0'..=b'9' => Ok(Cow::Borrowed(raw)),
+        _ => Err(ParseError::EventName),
+    }
+}
+
+/// The text of a JSON string with its quotes; `None` if it is not Unicode.
+fn unescape(raw: &str) -> Option<Cow<'_, str>> {
+    let text = &raw[1..raw.len() - 1];
+    if memchr::memchr(b'\\', text.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(text));
+    }
+    serde_json::from_str(raw).ok().map(Cow::Owned)
+}
+
+// === Placeholders ===
+
+/// Checks that every placeholder `{"_placeholder":true,"num":n}` in the data of a binary packet names one of its
+/// attachments: `n` is an integer below `attachments`. They may stand anywhere, in any order, and be named twice.
+///
+/// # Errors
+/// [`ParseError::Placeholder`], or [`ParseError::Data`] if the data is not JSON.
+pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), ParseError> {
+    let json: &RawValue = serde_json::from_str(data).map_err(|_| ParseError::Data)?;
+    let json = json.get();
+    let mut open: SmallVec<[Object; 16]> = SmallVec::new();
+    let mut at = 0;
+    // Arrays need no care: a key belongs to the innermost object that is open.
+    while let Some(found) = memchr::memchr3(b'"', b'{', b'}', &json.as_bytes()[at..]) {
+        at += found;
+        match json.as_bytes()[at] {
+            b'{' => open.push(Object::default()),
+            b'}' => {
+                if open
+                    .pop()
+                    .is_some_and(|object| object.is_placeholder && !object.is_num_valid)
+                {
+                    return Err(ParseError::Placeholder);
+                }
+            }
+            _ => {
+                let end = string_end(json, at);
+                if let (Some(value), Some(object)) = (value_of_key(&json[end..]), open.last_mut()) {
+                    object.note(&json[at..end], value, attachments);
+                }
+                at = end;
+                continue;
+            }
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// What is known of an object that is not closed yet. Of a key that comes twice, the last one counts.
+#[derive(Clone, Copy, Default)]
+struct Object {
+    is_placeholder: bool,
+    is_num_valid: bool,
+}
+
+impl Object {
+    /// Takes note of a key, with its quotes, and of the text where its value starts.
+    fn note(&mut self, key: &str, value: &str, attachments: usize) {
+        match unescape(key).as_deref() {
+            Some("_placeholder") => self.is_placeholder = value.starts_with("true"),
+            Some("num") => {
+                let (digits, behind) = split_digits(value);
+                let is_integer = !behind.starts_with(['.', 'e', 'E']);
+                let number = digits.parse::<usize>();
+                self.is_num_valid = is_integer && number.is_ok_and(|number| number < attachments);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Behind the closing quote of the string that starts at `start`, in valid JSON.
+fn string_end(json: &str, start: usize) -> usize {
+    let bytes = json.as_bytes();
+    let mut at = start + 1;
+    while let Some(found) = memchr::memchr2(b'"', b'\\', &bytes[at.min(bytes.len())..]) {
+        at += found;
+        if bytes[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    bytes.len()
+}
+
+/// If what follows a string makes it a key: the text from its value on.
+fn value_of_key(behind: &str) -> Option<&str> {
+    let value = behind.trim_ascii_start().strip_prefix(':')?;
+    Some(value.trim_ascii_start())
+}
+
+// === Writing ===
+
+/// Appends the message that accepts a CONNECT and tells the client its public id.
+pub fn write_connect(out: &mut Vec<u8>, namespace: &str, sid: &str) {
+    write_start(out, Kind::Connect, None, namespace);
+    out.extend_from_slice(br#"{"sid":"#);
+    write_string(out, sid);
+    out.push(b'}');
+}
+
+/// Appends the message that refuses a CONNECT. `data` is raw JSON.
+pub fn write_connect_error(out: &mut Vec<u8>, namespace: &str, message: &str, data: Option<&str>) {
+    write_start(out, Kind::ConnectError, None, namespace);
+    out.extend_from_slice(br#"{"message":"#);
+    write_string(out, message);
+    if let Some(data) = data {
+        out.extend_from_slice(br#","data":"#);
+        out.extend_from_slice(data.as_bytes());
+    }
+    out.push(b'}');
+}
+
+/// Appends the message that ends a namespace. Clients take it as final and stay away.
+pub fn write_disconnect(out: &mut Vec<u8>, namespace: &str) {
+    write_start(out, Kind::Disconnect, None, namespace);
+}
+
+/// Appends an event; `id` asks for an ack, `args` are raw JSON.
+pub fn write_event(
+    out: &mut Vec<u8>,
+    namespace: &str,
+    id: Option<u64>,
+    name: &str,
+    args: &[&[u8]],
+) {
+    write_event_head(out, namespace, id, name);
+    write_rest(out, args);
+}
+
+/// Appends an event up to its name. `,` and raw JSON for each argument have to follow, and `]` in the end.
+pub fn write_event_head(out: &mut Vec<u8>, namespace: &str, id: Option<u64>, name: &str) {
+    write_start(out, Kind::Event, None, namespace);
+    write_name(out, id, name);
+}
+
+/// Appends an event with that many attachments, which have to follow it at once; their placeholders stand in `args`.
+pub fn write_binary_event(
+    out: &mut Vec<u8>,
+    attachments: usize,
+    namespace: &str,
+    id: Option<u64>,
+    name: &str,
+    args: &[&[u8]],
+) {
+    write_start(out, Kind::BinaryEvent, Some(attachments), namespace);
+    write_name(out, id, name);
+    write_rest(out, args);
+}
+
+/// Appends the answer to the event whose ack id that is, as the client wrote it; `args` are raw JSON.
+pub fn write_ack(out: &mut Vec<u8>, namespace: &str, id: &str, args: &[&[u8]]) {
+    write_start(out, Kind::Ack, None, namespace);
+    write_ack_args(out, id, args);
+}
+
+/// Appends an answer with that many attachments, which have to follow it at once; their placeholders stand in `args`.
+pub fn write_binary_ack(
+    out: &mut Vec<u8>,
+    attachments: usize,
+    namespace: &str,
+    id: &str,
+    args: &[&[u8]],
+) {
+    write_start(out, Kind::BinaryAck, Some(attachments), namespace);
+    write_ack_args(out, id, args);
+}
+
+fn write_start(out: &mut Vec<u8>, kind: Kind, attachments: Option<usize>, namespace: &str) {
+    out.extend_from_slice(&[ENGINE_MESSAGE, kind.digit()]);
+    if let Some(attachments) = attachments {
+        out.extend_from_slice(itoa::Buffer::new().format(attachments).as_bytes());
+        out.push(b'-');
+    }
+    if namespace != "/" {
+        out.extend_from_slice(namespace.as_bytes());
+        out.push(b',');
+    }
+}
+
+fn write_name(out: &mut Vec<u8>, id: Option<u64>, name: &str) {
+    if let Some(id) = id {
+        out.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
+    }
+    out.push(b'[');
+    write_string(out, name);
+}
+
+/// The arguments behind a name, and the array's end.
+fn write_rest(out: &mut Vec<u8>, args: &[&[u8]]) {
+    for arg in args {
+        out.push(b',');
+        out.extend_from_slice(arg);
+    }
+    out.push(b']');
+}
+
+fn write_ack_args(out: &mut Vec<u8>, id: &str, args: &[&[u8]]) {
+    out.extend_from_slice(id.as_bytes());
+    out.push(b'[');
+    if let Some((first, rest)) = args.split_first() {
+        out.extend_from_slice(first);
+        write_rest(out, rest);
+    } else {
+        out.push(b']');
+    }
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a string can be written to memory");
+}
+
+/// Binary messages that may follow one packet.
+pub const ATTACHMENTS_MAX: usize = 10;
+
+/// Digits of an ack id: enough for 64 bits.
+pub const ACK_ID_DIGITS_MAX: usize = 20;
+
+const RESERVED_NAMES: [&str; 6] = [
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+];
+
+/// The type of the Engine.IO packet that carries ours.
+const ENGINE_MESSAGE: u8 = b'4';
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(kind: Kind) -> Packet<'static> {
+        Packet {
+            kind,
+            namespace: "/",
+            id: None,
+            attachments: 0,
+            data: None,
+        }
+    }
+
+    fn names_and_args(data: &str) -> Result<(String, Vec<&str>), ParseError> {
+        event(data).map(|event| (event.name.into_owned(), event.args.to_vec()))
+    }
+
+    #[test]
+    fn plain_packets() {
+        assert_eq!(parse("0"), Ok(packet(Kind::Connect)));
+        assert_eq!(parse("1"), Ok(packet(Kind::Disconnect)));
+        let event = Packet {
+            data: Some(r#"["a",1]"#),
+            ..packet(Kind::Event)
+        };
+        assert_eq!(parse(r#"2["a",1]"#), Ok(event));
+        let with_id = Packet {
+            id: Some("0"),
+            ..event
+        };
+        assert_eq!(parse(r#"20["a",1]"#), Ok(with_id));
+        assert_eq!(parse("2"), Ok(packet(Kind::Event)));
+        let refused = Packet {
+            data: Some("{}"),
+            ..packet(Kind::ConnectError)
+        };
+        assert_eq!(parse("4{}"), Ok(refused));
+    }
+
+    #[test]
+    fn namespaces_with_and_without_their_comma() {
+        for text in ["0/custom", "0/custom,"] {
+            let expected = Packet {
+                namespace: "/custom",
+                ..packet(Kind::Connect)
+            };
+            assert_eq!(parse(text), Ok(expected));
+        }
+        assert_eq!(parse("1/ns").unwrap().namespace, "/ns");
+        assert_eq!(
+            parse("0/admin?token=x,{}").unwrap().namespace,
+            "/admin?token=x"
+        );
+        let expected = Packet {
+            namespace: "/ns",
+            id: Some("12"),
+            data: Some("[]"),
+            ..packet(Kind::Ack)
+        };
+        assert_eq!(parse("3/ns,12[]"), Ok(expected));
+        // A comma inside the data of `/` belongs to the data.
+        assert_eq!(parse(r#"2["a/b",1]"#).unwrap().namespace, "/");
+    }
+
+    #[test]
+    fn attachments_are_one_to_ten() {
+        let parsed = parse(r#"51-/ns,7["a"]"#).unwrap();
+        assert_eq!((parsed.kind, parsed.attachments), (Kind::BinaryEvent, 1));
+        assert_eq!((parsed.namespace, parsed.id), ("/ns", Some("7")));
+        assert_eq!(parse("610-3[]").unwrap().attachments, 10);
+        assert_eq!(parse("50-[\"a\"]").unwrap().kind, Kind::Event);
+        assert_eq!(parse("60-1[]").unwrap().kind, Kind::Ack);
+        for wrong in [
+            "511-[]",
+            "5[]",
+            "5-[]",
+            "5",
+            "51",
+            "5x-[]",
+            "5-1-[]",
+            "599999999999999999999999-[]",
+        ] {
+            assert_eq!(parse(wrong), Err(ParseError::Attachments), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ack_ids_are_opaque_and_bounded() {
+        let longest = "9".repeat(ACK_ID_DIGITS_MAX);
+        assert_eq!(
+            parse(&format!("2{longest}[]")).unwrap().id,
+            Some(longest.as_str())
+        );
+        assert_eq!(parse(&format!("2{longest}9[]")), Err(ParseError::AckId));
+        assert_eq!(parse("0007{}").unwrap().id, Some("007"));
+    }
+
+    #[test]
+    fn what_is_no_packet() {
+        for wrong in ["", "7", "9[]", "a", "é", "😀", " 2[]"] {
+            assert_eq!(parse(wrong), Err(ParseError::UnknownType), "{wrong}");
+        }
+        assert_eq!(parse("1{}"), Err(ParseError::UnexpectedData));
+        assert_eq!(parse("2abc[]").unwrap().data, Some("abc[]"));
+    }
+
+    #[test]
+    fn events_have_a_name_and_raw_arguments() {
+        let (name, args) =
+            names_and_args(r#" ["a" , {"b": 1e400, "b":"\ud800"} ,[1, 2], "x" ] "#).unwrap();
+        assert_eq!(name, "a");
+        assert_eq!(args, [r#"{"b": 1e400, "b":"\ud800"}"#, "[1, 2]", r#""x""#]);
+        assert_eq!(names_and_args("[1,2]"), Ok(("1".into(), vec!["2"])));
+        assert_eq!(names_and_args("[-1.5]"), Ok(("-1.5".into(), vec![])));
+        assert_eq!(names_and_args(r#"["error"]"#), Ok(("error".into(), vec![])));
+        assert_eq!(names_and_args(r#"[""]"#), Ok((String::new(), vec![])));
+        assert_eq!(
+            names_and_args(r#"["\u0061\n"]"#),
+            Ok(("a\n".into(), vec![]))
+        );
+    }
+
+    #[test]
+    fn a_usual_event_takes_no_memory() {
+        let event = event(r#"["chatMessage",{"sender_id":"a"},null]"#).unwrap();
+        assert!(matches!(event.name, Cow::Borrowed("chatMessage")));
+        assert!(!event.args.spilled());
+    }
+
+    #[test]
+    fn what_is_no_event() {
+        for wrong in [
+            "",
+            "{}",
+            "null",
+            "\"a\"",
+            "1",
+            "abc",
+            "[",
+            "[\"a\"",
+            "[\"a\",]",
+            "[\"a\"]x",
+            "[\"a\"][]",
+            "[\"a\",nul]",
+        ] {
+            assert_eq!(event(wrong), Err(ParseError::Data), "{wrong}");
+        }
+        for wrong in ["[]", "[null]", "[true]", "[[]]", "[{}]", r#"["\ud800"]"#] {
+            assert_eq!(event(wrong), Err(ParseError::EventName), "{wrong}");
+        }
+        for name in RESERVED_NAMES {
+            assert_eq!(
+                event(&format!("[\"{name}\",1]")),
+                Err(ParseError::ReservedName)
+            );
+        }
+        assert_eq!(event(r#"["\u0063onnect"]"#), Err(ParseError::ReservedName));
+    }
+
+    #[test]
+    fn acks_and_auth_have_their_shapes() {
+        assert_eq!(ack_args("[]").unwrap().to_vec(), Vec::<&str>::new());
+        assert_eq!(
+            ack_args("[1, null,{}]").unwrap().to_vec(),
+            ["1", "null", "{}"]
+        );
+        for wrong in ["", "{}", "1", "[1]]"] {
+            assert_eq!(ack_args(wrong), Err(ParseError::Data), "{wrong}");
+        }
+        assert_eq!(auth(r#" {"token":"x"} "#), Ok(r#"{"token":"x"}"#));
+        for wrong in ["", "[]", "null", "\"{\"", "{", "{}x"] {
+            assert_eq!(auth(wrong), Err(ParseError::Data), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let depth = 900_000;
+        let arrays = format!("[\"a\",{}{}]", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(event(&arrays).unwrap().args[0].len(), 2 * depth);
+        assert_eq!(ack_args(&arrays).unwrap().len(), 2);
+        assert_eq!(check_placeholders(&arrays, 1), Ok(()));
+        let objects = format!("{}1{}", "{\"a\":".repeat(depth / 6), "}".repeat(depth / 6));
+        assert!(auth(&objects).is_ok());
+        assert_eq!(check_placeholders(&objects, 1), Ok(()));
+        assert_eq!(event(&"[".repeat(depth)), Err(ParseError::Data));
+        assert_eq!(
+            check_placeholders(&"{\"a\":".repeat(depth / 5), 1),
+            Err(ParseError::Data)
+        );
+    }
+
+    #[test]
+    fn placeholders_name_attachments_that_there_are() {
+        for fine in [
+            r#"["a",{"_placeholder":true,"num":0}]"#,
+            r#"["a",{"num" : 1 , "_placeholder" :true},{"_placeholder":true,"num":0}]"#,
+            r#"["a",[{"b":{"_placeholder":true,"num":1}}],{"_placeholder":true,"num":1}]"#,
+            r#"["a",{"_placeholder":false,"num":9}]"#,
+            r#"["a",{"_placeholder":"true"}]"#,
+            r#"["a",{"num":-1}]"#,
+            r#"["a","{\"_placeholder\":true}","_placeholder","\\"]"#,
+            r#"["a",{"_placeholder":true,"num":9,"num":1}]"#,
+            r#"["a",{"_placeholder":true,"num":{"_placeholder":true,"num":0},"num":1}]"#,
+            r#"["_placeholder",true]"#,
+            r#"["\ud800",{"\ud800":1}]"#,
+        ] {
+            assert_eq!(check_placeholders(fine, 2), Ok(()), "{fine}");
+        }
+        for wrong in [
+            r#"["a",{"_placeholder":true,"num":2}]"#,
+            r#"["a",{"_placeholder":true,"num":-1}]"#,
+            r#"["a",{"_placeholder":true,"num":0.5}]"#,
+            r#"["a",{"_placeholder":true,"num":1e0}]"#,
+            r#"["a",{"_placeholder":true,"num":"0"}]"#,
+            r#"["a",{"_placeholder":true,"num":null}]"#,
+            r#"["a",{"_placeholder":true,"num":99999999999999999999999}]"#,
+            r#"["a",{"_placeholder":true}]"#,
+            r#"["a",{"_placeholder":true,"num":{"num":0}}]"#,
+            r#"["a",{"_placeholder":true,"b":{"num":0}}]"#,
+            r#"["a",{"_placeholder":true,"num":1,"num":9}]"#,
+            r#"["a",{"\u005fplaceholder":true,"num":9}]"#,
+            r#"["a",[{"b":{"_placeholder":true,"num":0},"_placeholder":true}]]"#,
+        ] {
+            assert_eq!(
+                check_placeholders(wrong, 2),
+                Err(ParseError::Placeholder),
+                "{wrong}"
+            );
+        }
+        assert_eq!(check_placeholders("[", 2), Err(ParseError::Data));
+    }
+
+    #[test]
+    fn what_we_write() {
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let args: &[&[u8]] = &[b"{}", b"1"];
+        assert_eq!(
+            written(&|out| write_connect(out, "/", "x\"")),
+            r#"40{"sid":"x\""}"#
+        );
+        assert_eq!(
+            written(&|out| write_connect(out, "/ns", "x")),
+            r#"40/ns,{"sid":"x"}"#
+        );
+        assert_eq!(
+            written(&|out| write_connect_error(out, "/ns", "Invalid namespace", None)),
+            r#"44/ns,{"message":"Invalid namespace"}"#
+        );
+        assert_eq!(
+            written(&|out| write_connect_error(out, "/", "no", Some("[1]"))),
+            r#"44{"message":"no","data":[1]}"#
+        );
+        assert_eq!(written(&|out| write_disconnect(out, "/")), "41");
+        assert_eq!(written(&|out| write_disconnect(out, "/ns")), "41/ns,");
+        assert_eq!(
+            written(&|out| write_event(out, "/", None, "a", args)),
+            r#"42["a",{},1]"#
+        );
+        assert_eq!(
+            written(&|out| write_event(out, "/ns", Some(0), "a", &[])),
+            r#"42/ns,0["a"]"#
+        );
+        assert_eq!(
+            written(&|out| write_event_head(out, "/", None, "a")),
+            r#"42["a""#
+        );
+        assert_eq!(
+            written(&|out| write_binary_event(out, 2, "/ns", Some(7), "a", args)),
+            r#"452-/ns,7["a",{},1]"#
+        );
+        assert_eq!(written(&|out| write_ack(out, "/", "0", &[])), "430[]");
+        assert_eq!(
+            written(&|out| write_ack(out, "/ns", "12", args)),
+            "43/ns,12[{},1]"
+        );
+        assert_eq!(
+            written(&|out| write_binary_ack(out, 1, "/", "3", args)),
+            "461-3[{},1]"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[0-6]?[-0-9]{0,3}(/[a-z]{0,3},?)?[0-9]{0,22}\\PC{0,30}") {
+            if let Ok(packet) = parse(&text) {
+                let is_binary = matches!(packet.kind, Kind::BinaryEvent | Kind::BinaryAck);
+                prop_assert_eq!(is_binary, (1..=ATTACHMENTS_MAX).contains(&packet.attachments));
+                prop_assert!(packet.namespace.starts_with('/'));
+                prop_assert!(packet.data != Some(""));
+            }
+        }
+
+        #[test]
+        fn any_data_is_read_or_refused(data in "[\\[\\]{}\",:\\\\0-9a-fu_ -]{0,60}|\\PC{0,40}") {
+            let _ = (ack_args(&data), auth(&data), check_placeholders(&data, 1));
+            if let Ok(event) = event(&data) {
+                prop_assert!(event.args.iter().all(|arg| serde_json::from_str::<&RawValue>(arg).is_ok()));
+            }
+        }
+
+        #[test]
+        fn events_come_back_as_they_were_written(
+            namespace in "/|/[a-z]{1,8}(\\?[a-z=]{0,5})?",
+            id in any::<Option<u64>>(),
+            name in "\\PC{0,20}|[\\x00-\\x7F]{0,20}",
+            args in vec("\\PC{0,30}", 0..4),
+            attachments in 0..=ATTACHMENTS_MAX,
+        ) {
+            prop_assume!(!RESERVED_NAMES.contains(&name.as_str()));
+            let args: Vec<String> = args.iter().map(|arg| serde_json::to_string(arg).unwrap()).collect();
+            let raw: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+            let mut out = Vec::new();
+            let kind = if attachments == 0 {
+                write_event(&mut out, &namespace, id, &name, &raw);
+                Kind::Event
+            } else {
+                write_binary_event(&mut out, attachments, &namespace, id, &name, &raw);
+                Kind::BinaryEvent
+            };
+            let text = String::from_utf8(out).unwrap();
+            let packet = parse(text.strip_prefix('4').unwrap()).unwrap();
+            prop_assert_eq!((packet.kind, packet.attachments), (kind, attachments));
+            prop_assert_eq!(packet.namespace, &namespace);
+            prop_assert_eq!(packet.id.map(str::to_owned), id.map(|id| id.to_string()));
+            let event = event(packet.data.unwrap()).unwrap();
+            prop_assert_eq!(&*event.name, &name);
+            prop_assert_eq!(event.args.to_vec(), args);
+        }
+    }
+}

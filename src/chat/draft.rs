@@ -1,0 +1,627 @@
+//! What a client asks to be written: parsed once at the door, valid for good afterwards.
+//!
+//! Ids are decoded; the text is kept as the JSON it came in, so that what was sent is what is stored. Sealing a draft
+//! writes the message's JSON, once.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::chat::id::{ConversationId, ID_BYTES_MAX, MessageId};
+use crate::chat::message::{LOG_ENDING, Sealed, push_timestamp};
+use crate::chat::rejection::{Rejection, push_json_string};
+
+/// Longest `attachment_url`, in bytes.
+pub const ATTACHMENT_URL_BYTES_MAX: usize = 8 * 1024;
+
+/// Longest attachment file name or media type, in bytes.
+pub const ATTACHMENT_FIELD_BYTES_MAX: usize = 1024;
+
+// === Draft ===
+
+/// A message that may be written: it has a sender, a receiver, and text or an attachment, all within their limits.
+#[derive(Clone, Debug)]
+pub struct Draft<'a> {
+    sender: Cow<'a, str>,
+    receiver: Cow<'a, str>,
+    conversation: ConversationId,
+    /// JSON string, quotes included.
+    text: Cow<'a, str>,
+    attachment_url: Option<Cow<'a, str>>,
+    attachment_filename: Option<Cow<'a, str>>,
+    attachment_mimetype: Option<Cow<'a, str>>,
+    client_message_id: Option<Cow<'a, str>>,
+}
+
+/// Why there is no draft, and the `client_message_id` to answer with, when that much could be read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub rejection: Rejection,
+    pub client_message_id: Option<String>,
+}
+
+/// An upload: what the form said and what became of the file.
+#[derive(Debug)]
+pub struct Attachment {
+    pub sender: String,
+    pub receiver: String,
+    pub conversation: String,
+    pub text: Option<String>,
+    pub client_message_id: Option<String>,
+    pub url: String,
+    pub filename: String,
+    pub mimetype: String,
+}
+
+impl<'a> Draft<'a> {
+    /// Reads the argument of a `chatMessage` event. Unknown and server-made fields are ignored; of a repeated field the
+    /// last counts; `null` and `""` mean missing.
+    pub fn parse(json: &'a str) -> Result<Self, Refused> {
+        let refuse = |rejection| Refused {
+            rejection,
+            client_message_id: None,
+        };
+        let fields: Fields<'a> = serde_json::from_str(json)
+            .map_err(|_| refuse(Rejection::Invalid("the message must be an object")))?;
+        let client_message_id =
+            id(fields.client_message_id, "client_message_id").map_err(refuse)?;
+        Self::from_fields(&fields, client_message_id.clone()).map_err(|rejection| Refused {
+            rejection,
+            client_message_id: client_message_id.map(Cow::into_owned),
+        })
+    }
+
+    fn from_fields(
+        fields: &Fields<'a>,
+        client_message_id: Option<Cow<'a, str>>,
+    ) -> Result<Self, Rejection> {
+        let sender =
+            id(fields.sender_id, "sender_id")?.ok_or(Rejection::Invalid("sender_id is missing"))?;
+        let receiver = id(fields.receiver_id, "receiver_id")?
+            .ok_or(Rejection::Invalid("receiver_id is missing"))?;
+        let conversation = match id(fields.conversation_id, "conversation_id")? {
+            Some(given) => conversation(given.into_owned())?,
+            None => ConversationId::between(&sender, &receiver),
+        };
+        let text = text(fields.text_content)?;
+        let attachment_url = bounded(fields.attachment_url, ATTACHMENT_URL_BYTES_MAX)?;
+        if attachment_url.as_ref().is_some_and(|url| !is_safe_url(url)) {
+            return Err(Rejection::Invalid(
+                "attachment_url must be http(s) or /uploads/…",
+            ));
+        }
+        if text.is_none() && attachment_url.is_none() {
+            return Err(Rejection::Invalid(
+                "the message has neither text nor attachment",
+            ));
+        }
+        Ok(Self {
+            sender,
+            receiver,
+            conversation,
+            text: Cow::Borrowed(text.unwrap_or("\"\"")),
+            attachment_url,
+            attachment_filename: bounded(fields.attachment_filename, ATTACHMENT_FIELD_BYTES_MAX)?,
+            attachment_mimetype: bounded(fields.attachment_mimetype, ATTACHMENT_FIELD_BYTES_MAX)?,
+            client_message_id,
+        })
+    }
+
+    /// The message that an upload becomes. Empty optional fields count as missing.
+    pub fn attachment(upload: Attachment) -> Result<Draft<'static>, Rejection> {
+        let mut text = Vec::new();
+        push_json_string(&mut text, upload.text.as_deref().unwrap_or_default());
+        Ok(Draft {
+            sender: given(upload.sender, "sender_id is missing")?,
+            receiver: given(upload.receiver, "receiver_id is missing")?,
+            conversation: conversation(upload.conversation)?,
+            text: String::from_utf8(text).expect("JSON is UTF-8").into(),
+            attachment_url: Some(upload.url.into()),
+            attachment_filename: Some(upload.filename.into()),
+            attachment_mimetype: Some(upload.mimetype.into()),
+            client_message_id: match upload.client_message_id {
+                Some(id) if !id.is_empty() => Some(given(id, "")?),
+                _ => None,
+            },
+        })
+    }
+
+    /// The `client_message_id`, if the client gave one.
+    pub fn client_message_id(&self) -> Option<&str> {
+        self.client_message_id.as_deref()
+    }
+
+    /// The id that every resend of this draft gets: `None` without a `client_message_id`.
+    pub fn derived_id(&self) -> Option<MessageId> {
+        let client_message_id = self.client_message_id.as_deref()?;
+        let text: Cow<'_, str> = serde_json::from_str(&self.text).unwrap_or_default();
+        Some(MessageId::derived([
+            b"message".as_slice(),
+            self.sender.as_bytes(),
+            self.conversation.as_bytes(),
+            client_message_id.as_bytes(),
+            text.as_bytes(),
+            self.attachment_filename
+                .as_deref()
+                .unwrap_or_default()
+                .as_bytes(),
+        ]))
+    }
+
+    /// Writes the message: its JSON as the log keeps it, under `id`, at `unix_ms`.
+    pub fn seal(&self, id: MessageId, unix_ms: u64) -> Sealed {
+        let is_attachment = self.attachment_url.is_some();
+        let kind = if is_attachment { "attachment" } else { "text" };
+        let mut out =
+            Vec::with_capacity(320 + self.text.len() + 2 * self.conversation.as_bytes().len());
+        out.extend_from_slice(b"{\"_id\":\"");
+        out.extend_from_slice(&id.to_hex());
+        out.extend_from_slice(b"\",\"conversation_id\":");
+        push_json_string(&mut out, self.conversation.as_str());
+        field(&mut out, "sender_id", Some(&self.sender));
+        field(&mut out, "receiver_id", Some(&self.receiver));
+        out.extend_from_slice(b",\"text_content\":");
+        out.extend_from_slice(self.text.as_bytes());
+        out.extend_from_slice(b",\"message_type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"timestamp\":\"");
+        push_timestamp(&mut out, unix_ms);
+        out.push(b'"');
+        field(&mut out, "attachment_url", self.attachment_url.as_deref());
+        field(
+            &mut out,
+            "attachment_filename",
+            self.attachment_filename.as_deref(),
+        );
+        field(
+            &mut out,
+            "attachment_mimetype",
+            self.attachment_mimetype.as_deref(),
+        );
+        field(
+            &mut out,
+            "client_message_id",
+            self.client_message_id.as_deref(),
+        );
+        out.extend_from_slice(LOG_ENDING);
+        Sealed::new(id, kind, out, &[&self.receiver], &self.conversation)
+    }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        push_json_string(out, value);
+    }
+}
+
+// === Fields ===
+
+/// The fields we read, as they came.
+#[derive(Default)]
+struct Fields<'a> {
+    sender_id: Option<&'a RawValue>,
+    receiver_id: Option<&'a RawValue>,
+    conversation_id: Option<&'a RawValue>,
+    text_content: Option<&'a RawValue>,
+    attachment_url: Option<&'a RawValue>,
+    attachment_filename: Option<&'a RawValue>,
+    attachment_mimetype: Option<&'a RawValue>,
+    client_message_id: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Name {
+    SenderId,
+    ReceiverId,
+    ConversationId,
+    TextContent,
+    AttachmentUrl,
+    AttachmentFilename,
+    AttachmentMimetype,
+    ClientMessageId,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = map.next_key::<Name>()? {
+            let value = Some(map.next_value::<&'de RawValue>()?);
+            match name {
+                Name::SenderId => fields.sender_id = value,
+                Name::ReceiverId => fields.receiver_id = value,
+                Name::ConversationId => fields.conversation_id = value,
+                Name::TextContent => fields.text_content = value,
+                Name::AttachmentUrl => fields.attachment_url = value,
+                Name::AttachmentFilename => fields.attachment_filename = value,
+                Name::AttachmentMimetype => fields.attachment_mimetype = value,
+                Name::ClientMessageId => fields.client_message_id = value,
+                Name::Other => {}
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// An id as clients give it: a string of 1 to [`ID_BYTES_MAX`] bytes, or a JSON integer within 64 bits, taken as its
+/// decimal digits. `null`, `""` and no value are `None`. `name` names it in the refusal.
+pub fn id<'a>(
+    value: Option<&'a RawValue>,
+    name: &'static str,
+) -> Result<Option<Cow<'a, str>>, Rejection> {
+    let invalid = || Rejection::Invalid(invalid_id(name));
+    let Some(json) = value.map(RawValue::get) else {
+        return Ok(None);
+    };
+    let id = match json.as_bytes().first() {
+        Some(b'"') => string(json).ok_or_else(invalid)?,
+        Some(b'n') => return Ok(None),
+        Some(b'-' | b'0'..=b'9') => integer(json).ok_or_else(invalid)?.into(),
+        _ => return Err(invalid()),
+    };
+    match id.len() {
+        0 => Ok(None),
+        1..=ID_BYTES_MAX => Ok(Some(id)),
+        _ => Err(Rejection::TooLarge("an id is longer than 1024 bytes")),
+    }
+}
+
+/// The text of a refusal is fixed at compile time: it never holds what a client sent.
+fn invalid_id(name: &str) -> &'static str {
+    match name {
+        "sender_id" => "sender_id must be a string or an integer",
+        "receiver_id" => "receiver_id must be a string or an integer",
+        "conversation_id" => "conversation_id must be a string or an integer",
+        "client_message_id" => "client_message_id must be a string or an integer",
+        _ => "an id must be a string or an integer",
+    }
+}
+
+/// The text's JSON; `None` when missing. Lone surrogate escapes are refused: no UTF-8 can hold them.
+fn text(value: Option<&RawValue>) -> Result<Option<&str>, Rejection> {
+    match value.map(RawValue::get) {
+        None | Some("null" | "\"\"") => Ok(None),
+        Some(json) if !json.starts_with('"') => {
+            Err(Rejection::Invalid("text_content must be a string"))
+        }
+        Some(json) if is_unicode(json) => Ok(Some(json)),
+        Some(_) => Err(Rejection::Invalid("text_content is not Unicode")),
+    }
+}
+
+/// Whether every escape of a JSON string stands for Unicode text.
+fn is_unicode(json: &str) -> bool {
+    memchr::memmem::find(json.as_bytes(), b"\\u").is_none()
+        || serde_json::from_str::<Cow<'_, str>>(json).is_ok()
+}
+
+fn bounded<'a>(
+    value: Option<&'a RawValue>,
+    bytes_max: usize,
+) -> Result<Option<Cow<'a, str>>, Rejection> {
+    match value.map(RawValue::get) {
+        None | Some("null" | "\"\"") => Ok(None),
+        Some(json) => match string(json) {
+            Some(text) if text.len() <= bytes_max => Ok(Some(text)),
+            Some(_) => Err(Rejection::TooLarge("an attachment field is too long")),
+            None => Err(Rejection::Invalid("attachment fields must be strings")),
+        },
+    }
+}
+
+fn string(json: &str) -> Option<Cow<'_, str>> {
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str::<String>(json).ok().map(Cow::Owned)
+}
+
+fn integer(json: &str) -> Option<String> {
+    let signed = json.parse::<i64>().map(|n| n.to_string());
+    signed
+        .or_else(|_| json.parse::<u64>().map(|n| n.to_string()))
+        .ok()
+}
+
+fn given(id: String, missing: &'static str) -> Result<Cow<'static, str>, Rejection> {
+    match id.len() {
+        0 => Err(Rejection::Invalid(missing)),
+        1..=ID_BYTES_MAX => Ok(id.into()),
+        _ => Err(Rejection::TooLarge("an id is longer than 1024 bytes")),
+    }
+}
+
+fn conversation(id: String) -> Result<ConversationId, Rejection> {
+    let empty = id.is_empty();
+    ConversationId::new(Bytes::from(id)).ok_or(if empty {
+        Rejection::Invalid("conversation_id is missing")
+    } else {
+        Rejection::TooLarge("an id is longer than 1024 bytes")
+    })
+}
+
+/// An address a browser may open without running anything: our own `/uploads/…`, or http(s). Blanks and control
+/// characters are refused wherever they stand, since browsers drop some of them before they look at the scheme.
+fn is_safe_url(url: &str) -> bool {
+    let clean = !url
+        .chars()
+        .any(|c| c.is_control() || c.is_whitespace() || c == '\\');
+    let starts = |prefix: &str| {
+        url.len() > prefix.len()
+            && url.is_char_boundary(prefix.len())
+            && url[..prefix.len()].eq_ignore_ascii_case(prefix)
+    };
+    clean && (url.starts_with("/uploads/") || starts("http://") || starts("https://"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn sealed(draft: &Value) -> Value {
+        let json = draft.to_string();
+        let sealed = Draft::parse(&json)
+            .unwrap()
+            .seal(MessageId([7; 12]), 1_700_000_000_123);
+        serde_json::from_slice(&sealed.value).unwrap()
+    }
+
+    fn refusal(json: &str) -> Rejection {
+        Draft::parse(json).unwrap_err().rejection
+    }
+
+    #[test]
+    fn a_text_message_has_the_contracts_fields_in_order() {
+        let json = r#"{"sender_id":"ann","receiver_id":"bob","text_content":"hi \u00e9","x":[1]}"#;
+        let sealed = Draft::parse(json)
+            .unwrap()
+            .seal(MessageId([7; 12]), 1_700_000_000_123);
+        assert_eq!(
+            std::str::from_utf8(&sealed.value).unwrap(),
+            concat!(
+                r#"{"_id":"070707070707070707070707","conversation_id":"ann:bob","sender_id":"ann","#,
+                r#""receiver_id":"bob","text_content":"hi \u00e9","message_type":"text","#,
+                r#""timestamp":"2023-11-14T22:13:20.123Z","is_spam":false}"#
+            )
+        );
+        assert_eq!(sealed.recipients, r#"["bob"]"#);
+        assert_eq!(sealed.conversation.as_str(), "ann:bob");
+    }
+
+    #[test]
+    fn server_made_fields_of_a_client_are_ignored() {
+        let message = sealed(
+            &json!({"sender_id": "a", "receiver_id": "b", "text_content": "t",
+            "_id": "x", "is_spam": true, "timestamp": 1, "seq": 9, "message_type": "system"}),
+        );
+        assert_eq!(message["_id"], "070707070707070707070707");
+        assert_eq!(message["is_spam"], false);
+        assert_eq!(message["message_type"], "text");
+        assert!(message.get("seq").is_none());
+    }
+
+    #[test]
+    fn an_attachment_needs_no_text() {
+        let message = sealed(
+            &json!({"sender_id": "a", "receiver_id": "b", "attachment_url": "/uploads/x.png"}),
+        );
+        assert_eq!(message["text_content"], "");
+        assert_eq!(message["message_type"], "attachment");
+    }
+
+    #[test]
+    fn a_file_name_without_a_file_is_kept_and_stays_text() {
+        let message = sealed(
+            &json!({"sender_id": "a", "receiver_id": "b", "text_content": "t",
+            "attachment_filename": "f"}),
+        );
+        assert_eq!(message["attachment_filename"], "f");
+        assert_eq!(message["message_type"], "text");
+    }
+
+    #[test]
+    fn integers_become_their_digits() {
+        for (given, taken) in [
+            ("7", "7"),
+            ("-7", "-7"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("-0", "0"),
+        ] {
+            let json = format!(r#"{{"sender_id":{given},"receiver_id":"b","text_content":"t"}}"#);
+            assert_eq!(Draft::parse(&json).unwrap().sender, taken);
+        }
+        for given in ["18446744073709551616", "1.5", "1e3", "true", "[1]", "{}"] {
+            let json = format!(r#"{{"sender_id":{given},"receiver_id":"b","text_content":"t"}}"#);
+            assert!(matches!(refusal(&json), Rejection::Invalid(_)), "{given}");
+        }
+    }
+
+    #[test]
+    fn null_and_empty_mean_missing() {
+        for missing in ["null", r#""""#] {
+            let json = format!(
+                r#"{{"sender_id":"a","receiver_id":"b","text_content":"t","conversation_id":{missing},"client_message_id":{missing}}}"#
+            );
+            let draft = Draft::parse(&json).unwrap();
+            assert_eq!(draft.conversation.as_str(), "a:b");
+            assert_eq!(draft.client_message_id(), None);
+            let json = format!(r#"{{"sender_id":{missing},"receiver_id":"b","text_content":"t"}}"#);
+            assert!(matches!(refusal(&json), Rejection::Invalid(_)));
+            let json = format!(r#"{{"sender_id":"a","receiver_id":"b","text_content":{missing}}}"#);
+            assert!(matches!(refusal(&json), Rejection::Invalid(_)));
+        }
+    }
+
+    #[test]
+    fn blanks_are_text() {
+        assert_eq!(
+            sealed(&json!({"sender_id": "a", "receiver_id": "b", "text_content": "  "}))["text_content"],
+            "  "
+        );
+    }
+
+    #[test]
+    fn ids_have_at_most_1024_bytes() {
+        for name in [
+            "sender_id",
+            "receiver_id",
+            "conversation_id",
+            "client_message_id",
+        ] {
+            let mut draft = json!({"sender_id": "a", "receiver_id": "b", "text_content": "t"});
+            draft[name] = "x".repeat(ID_BYTES_MAX).into();
+            sealed(&draft);
+            draft[name] = "x".repeat(ID_BYTES_MAX + 1).into();
+            assert!(
+                matches!(refusal(&draft.to_string()), Rejection::TooLarge(_)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn attachment_fields_are_bounded() {
+        let limits = [
+            ("attachment_filename", ATTACHMENT_FIELD_BYTES_MAX, ""),
+            ("attachment_mimetype", ATTACHMENT_FIELD_BYTES_MAX, ""),
+            ("attachment_url", ATTACHMENT_URL_BYTES_MAX, "/uploads/"),
+        ];
+        for (name, bytes_max, prefix) in limits {
+            let mut draft = json!({"sender_id": "a", "receiver_id": "b", "text_content": "t"});
+            let fill = "x".repeat(bytes_max - prefix.len());
+            draft[name] = format!("{prefix}{fill}").into();
+            sealed(&draft);
+            draft[name] = format!("{prefix}{fill}x").into();
+            assert!(
+                matches!(refusal(&draft.to_string()), Rejection::TooLarge(_)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_clients_message() {
+        let refused = Draft::parse(r#"{"client_message_id":"c1"}"#).unwrap_err();
+        assert_eq!(refused.client_message_id.as_deref(), Some("c1"));
+    }
+
+    #[test]
+    fn lone_surrogates_are_refused_and_pairs_are_kept() {
+        let json = |text: &str| {
+            format!(r#"{{"sender_id":"a","receiver_id":"b","text_content":"{text}"}}"#)
+        };
+        assert!(matches!(refusal(&json(r"\ud83d")), Rejection::Invalid(_)));
+        assert!(matches!(refusal(&json(r"x\udc00y")), Rejection::Invalid(_)));
+        assert!(Draft::parse(&json(r"\ud83d\ude00 \\ud83d")).is_ok());
+        assert!(matches!(
+            refusal(r#"{"sender_id":"\ud800","receiver_id":"b","text_content":"t"}"#),
+            Rejection::Invalid(_)
+        ));
+    }
+
+    #[test]
+    fn only_addresses_that_run_nothing_are_taken() {
+        for url in [
+            "/uploads/a.png",
+            "http://x",
+            "HTTPS://x/y?z",
+            "https://é.example/ü",
+        ] {
+            assert!(is_safe_url(url), "{url}");
+        }
+        for url in [
+            "javascript:alert(1)",
+            " javascript:alert(1)",
+            "java\nscript:x",
+            "data:text/html,x",
+            "file:///etc/passwd",
+            "//evil.example",
+            "/other",
+            "http://",
+            "https:\\\\x",
+            "ht\ttps://x",
+            "",
+        ] {
+            assert!(!is_safe_url(url), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_in_a_field_nobody_reads_is_skipped() {
+        let deep = format!("{}{}", "[".repeat(450_000), "]".repeat(450_000));
+        let json =
+            format!(r#"{{"x":{deep},"sender_id":"a","receiver_id":"b","text_content":"t"}}"#);
+        assert!(Draft::parse(&json).is_ok());
+        let json = format!(r#"{{"sender_id":{deep},"receiver_id":"b","text_content":"t"}}"#);
+        assert!(matches!(refusal(&json), Rejection::Invalid(_)));
+    }
+
+    #[test]
+    fn not_an_object_is_refused() {
+        for json in ["[]", "1", "null", "\"x\"", "", "{", "[{}]"] {
+            assert!(matches!(refusal(json), Rejection::Invalid(_)), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_resend_has_the_same_id_however_it_is_escaped_and_other_text_another() {
+        let id = |json: &str| Draft::parse(json).unwrap().derived_id();
+        let first =
+            id(r#"{"sender_id":"a","receiver_id":"b","text_content":"é","client_message_id":1}"#);
+        assert!(first.is_some());
+        assert_eq!(
+            first,
+            id(
+                r#"{"client_message_id":"1","text_content":"\u00e9","receiver_id":"b","sender_id":"a"}"#
+            )
+        );
+        assert_ne!(
+            first,
+            id(r#"{"sender_id":"a","receiver_id":"b","text_content":"e","client_message_id":1}"#)
+        );
+        assert_eq!(
+            id(r#"{"sender_id":"a","receiver_id":"b","text_content":"e"}"#),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_comes_back_equal(text in "\\PC{1,40}|[\\x00-\\x1f\\u{2028}\\u{feff}\u{1e}]{1,8}") {
+            let message = sealed(&json!({"sender_id": "a", "receiver_id": "b", "text_content": text}));
+            prop_assert_eq!(message["text_content"].as_str(), Some(text.as_str()));
+        }
+
+        #[test]
+        fn parse_is_total(json in ".{0,80}") {
+            let _ = Draft::parse(&json);
+        }
+    }
+}

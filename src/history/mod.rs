@@ -1,0 +1,400 @@
+//! History: what the store has and what only the log has yet, read as one.
+//!
+//! A message is here from the moment it is acknowledged, whether the store keeps up or not; pages never show a message
+//! twice, and a page that cannot be told completely is an error, never a wrong page.
+
+mod recent;
+mod tail;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::chat::id::{ConversationId, MessageId, Seq};
+use crate::chat::message::Message;
+use crate::history::recent::Recent;
+use crate::history::tail::Tail;
+use crate::metrics::Metrics;
+use crate::store::{Cursor, PageQuery, Store, StoreError};
+use crate::topic::{Bounds, Position};
+
+/// How long a reader waits for the log's reader, or for the store, to catch up.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+
+// === History ===
+
+/// Store ∪ tail. Shared by all that read and write messages.
+pub struct History {
+    store: Arc<dyn Store>,
+    partitions: Box<[Partition]>,
+    recent: Mutex<Recent>,
+    epoch: u32,
+    tail_bytes_max: usize,
+    tail_bytes: AtomicU64,
+    /// Told whenever a partition's `read` or `archived` has moved.
+    moved: Notify,
+    metrics: Arc<Metrics>,
+}
+
+struct Partition {
+    number: u32,
+    /// Next offset after the last one acknowledged here.
+    appended: AtomicU64,
+    /// Next offset that the log's reader has not handed to [`History::feed`].
+    read: AtomicU64,
+    /// Next offset that the store does not have.
+    archived: AtomicU64,
+    tail: Mutex<Tail>,
+}
+
+/// Bounds of what history keeps in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryLimits {
+    /// Bytes of messages that the store does not have yet.
+    pub tail_bytes_max: usize,
+    /// Ids remembered to recognise a message that the log holds twice.
+    pub recent_ids_max: usize,
+}
+
+/// One record as the log's reader hands it over; `message` is `None` for what is no message.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    pub position: Position,
+    pub message: Option<Message>,
+}
+
+/// Where a page begins, by message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Newest,
+    After(MessageId),
+    Before(MessageId),
+}
+
+/// Why history cannot tell.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The cursor names no message of this conversation.
+    #[error("unknown cursor")]
+    UnknownCursor,
+    /// Passing: the store is away, or too far behind the log.
+    #[error("history is unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl From<StoreError> for HistoryError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl History {
+    /// `bounds`: the log's partitions, with what the archive has committed.
+    pub fn new(
+        store: Arc<dyn Store>,
+        bounds: &[Bounds],
+        epoch: u32,
+        limits: HistoryLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let partition = |bounds: &Bounds| Partition {
+            number: bounds.partition,
+            // Until the reader has come to the end found at start, nothing is known to be complete.
+            appended: AtomicU64::new(bounds.end),
+            read: AtomicU64::new(bounds.committed),
+            archived: AtomicU64::new(bounds.committed),
+            tail: Mutex::new(Tail::new(bounds.committed)),
+        };
+        Self {
+            store,
+            partitions: bounds.iter().map(partition).collect(),
+            recent: Mutex::new(Recent::new(limits.recent_ids_max)),
+            epoch,
+            tail_bytes_max: limits.tail_bytes_max,
+            tail_bytes: AtomicU64::new(0),
+            moved: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// The place that a position of the log stands for.
+    pub fn seq(&self, position: Position) -> Seq {
+        Seq::new(self.epoch, position.offset)
+    }
+
+    fn partition(&self, number: u32) -> Option<&Partition> {
+        self.partitions
+            .iter()
+            .find(|partition| partition.number == number)
+    }
+
+    // --- fed by the pipeline ---
+
+    /// Notes that a record at `position` is about to be acknowledged: from now on no page is told before the log's
+    /// reader has come past it.
+    pub fn appended(&self, position: Position) {
+        if let Some(partition) = self.partition(position.partition) {
+            partition
+                .appended
+                .fetch_max(position.offset + 1, Ordering::Release);
+        }
+    }
+
+    /// Takes what the log's reader has read, in its order; leaves in `batch` the messages to be shown: those read for
+    /// the first time.
+    pub fn feed(&self, batch: &mut Vec<Arrival>) {
+        let mut recent = self.recent.lock();
+        batch.retain_mut(|arrival| {
+            let Some(partition) = self.partition(arrival.position.partition) else {
+                return false;
+            };
+            let shown = arrival.message.as_ref().is_some_and(|message| {
+                let first = !message.may_be_resent() || recent.insert(message.id, message.seq);
+                if first {
+                    self.keep(partition, message);
+                } else {
+                    self.metrics.duplicates_hidden.inc();
+                }
+                first
+            });
+            partition
+                .read
+                .fetch_max(arrival.position.offset + 1, Ordering::Release);
+            shown
+        });
+        self.metrics.recent_ids.set(recent.len() as i64);
+        drop(recent);
+        self.shed();
+        self.count();
+        self.moved.notify_waiters();
+    }
+
+    fn keep(&self, partition: &Partition, message: &Message) {
+        if message.seq.offset() >= partition.archived.load(Ordering::Acquire) {
+            let bytes = partition.tail.lock().push(message.clone());
+            self.tail_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets the oldest of the tail when it is over its bound: pages then fail until the store has caught up.
+    fn shed(&self) {
+        while self.tail_bytes.load(Ordering::Relaxed) > self.tail_bytes_max as u64 {
+            let freed: usize = self.partitions.iter().map(|p| p.tail.lock().shed()).sum();
+            if freed == 0 {
+                return;
+            }
+            self.tail_bytes.fetch_sub(freed as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the store has everything of this partition below `next`.
+    pub fn archived(&self, next: Position) {
+        let Some(partition) = self.partition(next.partition) else {
+            return;
+        };
+        let mut tail = partition.tail.lock();
+        partition.archived.fetch_max(next.offset, Ordering::Release);
+        let freed = tail.archived(Seq::new(self.epoch, next.offset));
+        drop(tail);
+        self.tail_bytes.fetch_sub(freed as u64, Ordering::Relaxed);
+        self.count();
+        self.moved.notify_waiters();
+    }
+
+    fn count(&self) {
+        let messages: usize = self.partitions.iter().map(|p| p.tail.lock().len()).sum();
+        self.metrics.tail_messages.set(messages as i64);
+        self.metrics
+            .tail_bytes
+            .set(self.tail_bytes.load(Ordering::Relaxed) as i64);
+    }
+
+    // --- read by clients ---
+
+    /// One page of a conversation in rising `seq`: at most `limit` messages nearest to `place`. It holds every message
+    /// acknowledged by this process before the call.
+    pub async fn page(
+        &self,
+        conversation: &ConversationId,
+        place: Place,
+        limit: usize,
+    ) -> Result<Vec<Message>, HistoryError> {
+        self.caught_up().await?;
+        let cursor = match place {
+            Place::Newest => Cursor::Newest,
+            Place::After(id) => Cursor::After(self.place_of(id, conversation).await?),
+            Place::Before(id) => Cursor::Before(self.place_of(id, conversation).await?),
+        };
+        let query = PageQuery {
+            conversation,
+            cursor,
+            limit,
+        };
+        // The tail first: what moves from it into the store meanwhile is then seen twice, not missed.
+        let tail = self.tail_page(query)?;
+        let nearest_are_in_tail = !matches!(cursor, Cursor::After(_)) && tail.len() >= limit;
+        let stored = if nearest_are_in_tail {
+            Vec::new()
+        } else {
+            self.store.page(query).await?
+        };
+        Ok(merge(stored, tail, cursor, limit))
+    }
+
+    fn tail_page(&self, query: PageQuery<'_>) -> Result<Vec<Message>, HistoryError> {
+        let mut page = Vec::new();
+        for partition in &self.partitions {
+            let tail = partition.tail.lock();
+            if tail.has_gap() {
+                return Err(HistoryError::Unavailable(
+                    "the store is too far behind the log".into(),
+                ));
+            }
+            page.extend(tail.page(query));
+        }
+        Ok(page)
+    }
+
+    async fn place_of(
+        &self,
+        id: MessageId,
+        conversation: &ConversationId,
+    ) -> Result<Seq, HistoryError> {
+        let found = self.find_now(&[id]).await?;
+        let message = found
+            .first()
+            .filter(|message| message.conversation == *conversation);
+        message
+            .map(|message| message.seq)
+            .ok_or(HistoryError::UnknownCursor)
+    }
+
+    /// The messages of these ids, those that exist, in any order; complete for all acknowledged before the call.
+    pub async fn find(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
+        self.caught_up().await?;
+        self.find_now(ids).await
+    }
+
+    async fn find_now(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
+        let mut found = Vec::new();
+        let mut missing = Vec::new();
+        for id in ids {
+            match self
+                .partitions
+                .iter()
+                .find_map(|partition| partition.tail.lock().get(*id))
+            {
+                Some(message) => found.push(message),
+                None => missing.push(*id),
+            }
+        }
+        if !missing.is_empty() {
+            found.extend(self.store.find(&missing).await?);
+        }
+        Ok(found)
+    }
+
+    /// Marks a message as spam for good; `None` when there is no such message. When this returns, every page shows it,
+    /// and neither a late insert nor a restart undoes it: a message still on its way to the store is waited for.
+    pub async fn report_spam(&self, id: MessageId) -> Result<Option<Message>, HistoryError> {
+        self.caught_up().await?;
+        let in_tail = |partition: &Partition| {
+            partition
+                .tail
+                .lock()
+                .get(id)
+                .map(|message| (partition.number, message.seq.offset()))
+        };
+        if let Some((number, offset)) = self.partitions.iter().find_map(in_tail) {
+            self.wait("the message is not in the store yet", || {
+                let archived = self
+                    .partition(number)
+                    .map(|p| p.archived.load(Ordering::Acquire));
+                archived.is_none_or(|archived| archived > offset)
+            })
+            .await?;
+        } else if self
+            .partitions
+            .iter()
+            .any(|partition| partition.tail.lock().has_gap())
+        {
+            return Err(HistoryError::Unavailable(
+                "the store is too far behind the log".into(),
+            ));
+        }
+        Ok(self.store.report_spam(id).await?)
+    }
+
+    /// Waits until the log's reader has handed over everything acknowledged before the call.
+    pub async fn caught_up(&self) -> Result<(), HistoryError> {
+        let reached = |target: &[u64]| {
+            let mut pairs = self.partitions.iter().zip(target);
+            pairs.all(|(partition, target)| partition.read.load(Ordering::Acquire) >= *target)
+        };
+        let appended = |p: &Partition| p.appended.load(Ordering::Acquire);
+        let target: smallvec::SmallVec<[u64; 8]> = self.partitions.iter().map(appended).collect();
+        if reached(&target) {
+            return Ok(());
+        }
+        self.wait("the log's reader is behind", || reached(&target))
+            .await
+    }
+
+    /// Waits for `done`, at most [`CATCH_UP_MAX`].
+    fn wait<'a>(
+        &'a self,
+        what: &'static str,
+        done: impl Fn() -> bool + Send + 'a,
+    ) -> impl Future<Output = Result<(), HistoryError>> + Send + 'a {
+        let waiting = async move {
+            loop {
+                let moved = self.moved.notified();
+                if done() {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        async move {
+            tokio::time::timeout(CATCH_UP_MAX, waiting)
+                .await
+                .map_err(|_| HistoryError::Unavailable(what.into()))
+        }
+    }
+
+    /// Records that the store does not have yet.
+    pub fn lag(&self) -> u64 {
+        let lag = |p: &Partition| {
+            let appended = p
+                .appended
+                .load(Ordering::Acquire)
+                .max(p.read.load(Ordering::Acquire));
+            appended.saturating_sub(p.archived.load(Ordering::Acquire))
+        };
+        self.partitions.iter().map(lag).sum()
+    }
+}
+
+/// Joins a page of the store and one of the tail: each message once, in rising `seq`, the `limit` nearest the cursor.
+fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize) -> Vec<Message> {
+    let mut page = stored;
+    let known: std::collections::HashSet<MessageId> = page.iter().map(|m| m.id).collect();
+    page.extend(
+        tail.into_iter()
+            .filter(|message| !known.contains(&message.id)),
+    );
+    page.sort_by_key(|message| message.seq);
+    let extra = page.len().saturating_sub(limit);
+    match cursor {
+        Cursor::After(_) => page.truncate(limit),
+        Cursor::Newest | Cursor::Before(_) => drop(page.drain(..extra)),
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests;
