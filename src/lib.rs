@@ -5,6 +5,7 @@ pub mod chat;
 pub mod config;
 pub mod drain;
 pub mod history;
+pub mod http;
 pub mod metrics;
 pub mod protocol;
 pub mod store;

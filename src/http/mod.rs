@@ -1,0 +1,3 @@
+//! The toolkit for HTTP.
+
+pub mod range;
