@@ -3,10 +3,13 @@
 pub mod blobs;
 pub mod chat;
 pub mod config;
+pub mod disk;
 pub mod drain;
 pub mod history;
 pub mod http;
+pub mod hub;
 pub mod metrics;
+pub mod pipeline;
 pub mod protocol;
 pub mod store;
 pub mod throttle;

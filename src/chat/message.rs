@@ -32,6 +32,8 @@ pub struct Sealed {
     pub recipients: Bytes,
     /// The 24 hex digits of `id`.
     pub id_hex: Bytes,
+    /// Whether the id was derived, so that the same message may come again under it.
+    pub may_be_resent: bool,
 }
 
 impl Sealed {
@@ -55,6 +57,7 @@ impl Sealed {
         Self {
             id,
             kind,
+            may_be_resent: may_be_resent(&all[..value]),
             value: all.slice(..value),
             recipients: all.slice(value..recipients),
             id_hex: all.slice(BEGINNING.len()..BEGINNING.len() + 24),
@@ -114,9 +117,7 @@ impl Message {
 
     /// Whether the id was derived, so that the same message may come again under it.
     pub fn may_be_resent(&self) -> bool {
-        // Inside a JSON string a quote is escaped, so these bytes can only be our own fields.
-        memmem::find(&self.body, b",\"client_message_id\":").is_some()
-            || memmem::find(&self.body, b",\"message_type\":\"system\"").is_some()
+        may_be_resent(&self.body)
     }
 
     /// Appends the message as clients get it: the body, then `is_spam` and `seq`.
@@ -137,6 +138,12 @@ impl Message {
     pub fn size(&self) -> usize {
         self.body.len() + 48
     }
+}
+
+/// Inside a JSON string a quote is escaped, so these bytes can only be our own fields.
+fn may_be_resent(json: &[u8]) -> bool {
+    memmem::find(json, b",\"client_message_id\":").is_some()
+        || memmem::find(json, b",\"message_type\":\"system\"").is_some()
 }
 
 #[cfg(test)]

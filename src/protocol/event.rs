@@ -1,1 +1,222 @@
-//! (to come)
+//! The chat's events on the wire: what a client's event asks for, and the frames the server answers with.
+
+use serde::Deserialize;
+
+use super::frame::Frame;
+use super::socketio::{self, ParseError};
+use crate::chat::message::Message;
+use crate::chat::rejection::Rejection;
+
+// === ClientEvent ===
+
+/// An event as a client may send it. Arguments are raw JSON; a missing one is `null`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ClientEvent<'a> {
+    JoinRoom(&'a str),
+    ChatMessage(&'a str),
+    Typing(&'a str),
+    StopTyping(&'a str),
+    /// Any other name: ignored.
+    Other,
+}
+
+impl<'a> ClientEvent<'a> {
+    /// Reads the JSON array of an event. Arguments beyond the first are ignored.
+    pub fn decode(data: &'a str) -> Result<Self, ParseError> {
+        let event = socketio::event(data)?;
+        let argument = event.args.first().copied().unwrap_or("null");
+        Ok(match &*event.name {
+            "joinRoom" => Self::JoinRoom(argument),
+            "chatMessage" => Self::ChatMessage(argument),
+            "typing" => Self::Typing(argument),
+            "stopTyping" => Self::StopTyping(argument),
+            _ => Self::Other,
+        })
+    }
+}
+
+// === Typing ===
+
+/// The three fields of a typing indicator, as they came.
+#[derive(Debug, Deserialize)]
+pub struct Typing<'a> {
+    #[serde(borrow, default)]
+    pub sender_id: Option<&'a serde_json::value::RawValue>,
+    #[serde(borrow, default)]
+    pub receiver_id: Option<&'a serde_json::value::RawValue>,
+    #[serde(borrow, default)]
+    pub conversation_id: Option<&'a serde_json::value::RawValue>,
+}
+
+// === frames ===
+
+/// `newMessage(message)` to a receiver.
+pub fn new_message(message: &Message) -> Frame {
+    message_event(b"42[\"newMessage\",", message)
+}
+
+/// `messageSent(message)` to the sender: the log has it.
+pub fn message_sent(message: &Message) -> Frame {
+    message_event(b"42[\"messageSent\",", message)
+}
+
+fn message_event(head: &[u8], message: &Message) -> Frame {
+    Frame::text(head.len() + message.size() + 1, |out| {
+        out.extend_from_slice(head);
+        message.write(out);
+        out.push(b']');
+    })
+}
+
+/// The acknowledgement of a `chatMessage`: `{status:"ok", message}`.
+pub fn ack_message(ack: &str, message: &Message) -> Frame {
+    Frame::text(message.size() + ack.len() + 40, |out| {
+        out.extend_from_slice(b"43");
+        out.extend_from_slice(ack.as_bytes());
+        out.extend_from_slice(b"[{\"status\":\"ok\",\"message\":");
+        message.write(out);
+        out.extend_from_slice(b"}]");
+    })
+}
+
+/// The acknowledgement `{status:"ok"}`.
+pub fn ack_ok(ack: &str) -> Frame {
+    Frame::text(24 + ack.len(), |out| {
+        socketio::write_ack(out, "/", ack, &[br#"{"status":"ok"}"#]);
+    })
+}
+
+/// `messageError({code, error, retryable, client_message_id?})`.
+pub fn message_error(rejection: &Rejection, client_message_id: Option<&str>) -> Frame {
+    Frame::text(160, |out| {
+        out.extend_from_slice(b"42[\"messageError\",");
+        rejection.write(out, client_message_id);
+        out.push(b']');
+    })
+}
+
+/// The acknowledgement of what was refused: the `messageError` object and `status:"error"`.
+pub fn ack_error(ack: &str, rejection: &Rejection, client_message_id: Option<&str>) -> Frame {
+    Frame::text(192, |out| {
+        out.extend_from_slice(b"43");
+        out.extend_from_slice(ack.as_bytes());
+        out.extend_from_slice(b"[{\"status\":\"error\",");
+        let object = out.len();
+        rejection.write(out, client_message_id);
+        out.remove(object); // its opening brace: the object above goes on
+        out.push(b']');
+    })
+}
+
+/// `typing` or `stopTyping` to a receiver; the fields are raw JSON.
+pub fn typing(is_typing: bool, sender: &str, receiver: &str, conversation: &str) -> Frame {
+    let head = if is_typing {
+        "42[\"typing\",{\"sender_id\":"
+    } else {
+        "42[\"stopTyping\",{\"sender_id\":"
+    };
+    let parts = [
+        head,
+        sender,
+        ",\"receiver_id\":",
+        receiver,
+        ",\"conversation_id\":",
+        conversation,
+        "}]",
+    ];
+    Frame::text(parts.iter().map(|part| part.len()).sum(), |out| {
+        parts
+            .iter()
+            .for_each(|part| out.extend_from_slice(part.as_bytes()));
+    })
+}
+
+/// The answer to CONNECT.
+pub fn connected(sid: &str) -> Frame {
+    Frame::text(40, |out| socketio::write_connect(out, "/", sid))
+}
+
+/// The refusal of a namespace that does not exist.
+pub fn invalid_namespace(namespace: &str) -> Frame {
+    Frame::text(48 + namespace.len(), |out| {
+        socketio::write_connect_error(out, namespace, "Invalid namespace", None);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::chat::id::{ConversationId, MessageId, Seq};
+
+    fn text(frame: &Frame) -> &str {
+        std::str::from_utf8(frame.packet()).unwrap()
+    }
+
+    #[test]
+    fn events_are_known_by_name_and_missing_arguments_are_null() {
+        assert_eq!(
+            ClientEvent::decode(r#"["joinRoom","a",1]"#),
+            Ok(ClientEvent::JoinRoom("\"a\""))
+        );
+        assert_eq!(
+            ClientEvent::decode(r#"["joinRoom"]"#),
+            Ok(ClientEvent::JoinRoom("null"))
+        );
+        assert_eq!(
+            ClientEvent::decode(r#"["chatMessage",{}]"#),
+            Ok(ClientEvent::ChatMessage("{}"))
+        );
+        assert_eq!(
+            ClientEvent::decode(r#"["newMessage",{}]"#),
+            Ok(ClientEvent::Other)
+        );
+        assert_eq!(ClientEvent::decode(r#"[7]"#), Ok(ClientEvent::Other));
+        assert!(ClientEvent::decode(r#"["connect"]"#).is_err());
+        assert!(ClientEvent::decode("{}").is_err());
+    }
+
+    #[test]
+    fn frames_are_socket_io_events_and_acks() {
+        let message = Message {
+            id: MessageId([7; 12]),
+            conversation: ConversationId::new(Bytes::from_static(b"c")).unwrap(),
+            seq: Seq(3),
+            is_spam: false,
+            body: Bytes::from_static(b"{\"_id\":\"x\""),
+        };
+        let json = r#"{"_id":"x","is_spam":false,"seq":3}"#;
+        assert_eq!(
+            text(&new_message(&message)),
+            format!("42[\"newMessage\",{json}]")
+        );
+        assert_eq!(
+            text(&message_sent(&message)),
+            format!("42[\"messageSent\",{json}]")
+        );
+        assert_eq!(
+            text(&ack_message("12", &message)),
+            format!("4312[{{\"status\":\"ok\",\"message\":{json}}}]")
+        );
+        assert_eq!(text(&ack_ok("0")), r#"430[{"status":"ok"}]"#);
+        let error = r#""code":"forbidden","error":"not allowed","retryable":false,"client_message_id":"c"}"#;
+        assert_eq!(
+            text(&message_error(&Rejection::Forbidden, Some("c"))),
+            format!("42[\"messageError\",{{{error}]")
+        );
+        assert_eq!(
+            text(&ack_error("1", &Rejection::Forbidden, Some("c"))),
+            format!("431[{{\"status\":\"error\",{error}]")
+        );
+        assert_eq!(
+            text(&typing(true, "\"a\"", "\"b\"", "\"c\"")),
+            r#"42["typing",{"sender_id":"a","receiver_id":"b","conversation_id":"c"}]"#
+        );
+        assert_eq!(text(&connected("S")), r#"40{"sid":"S"}"#);
+        assert_eq!(
+            text(&invalid_namespace("/x")),
+            r#"44/x,{"message":"Invalid namespace"}"#
+        );
+    }
+}

@@ -1,9 +1,10 @@
-//! An outgoing Engine.IO packet, encoded once for all who get it: WebSocket head and packet in one piece of memory.
+//! An outgoing Engine.IO packet, encoded once for all who get it: WebSocket head and packet in one
+//! piece of memory.
 //!
-//! Frames from a server are not masked, so the same bytes go to every WebSocket, and without the head to every
-//! polling client. Nothing is encoded per recipient; a clone shares the bytes.
+//! Frames from a server are not masked, so the same bytes go to every WebSocket, and without the
+//! head to every polling client. Nothing is encoded per recipient; a clone shares the bytes.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::websocket::{self, HEAD_BYTES_MAX, Opcode};
 
@@ -17,8 +18,9 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A text packet. `write` appends it, valid UTF-8 with its Engine.IO type in front, to a buffer that has room for
-    /// `capacity` more bytes and already holds the head's room: it only ever appends.
+    /// A text packet. `write` appends it, valid UTF-8 with its Engine.IO type in front, to a buffer
+    /// that has room for `capacity` more bytes and already holds the head's room: it only ever
+    /// appends.
     pub fn text(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
         Self::encode(Opcode::Text, capacity, write)
     }
@@ -83,8 +85,8 @@ impl Frame {
         self.bytes.len()
     }
 
-    /// The head's length is known only after the packet's: room for the longest one is left in front and the head is
-    /// put at its right end, so that nothing is moved.
+    /// The head's length is known only after the packet's: room for the longest one is left in
+    /// front and the head is put at its right end, so that nothing is moved.
     fn encode(opcode: Opcode, capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut buffer = Vec::with_capacity(HEAD_BYTES_MAX + capacity);
         buffer.resize(HEAD_BYTES_MAX, 0);
@@ -96,8 +98,12 @@ impl Frame {
         let (head, head_len) = websocket::head(opcode, buffer.len() - HEAD_BYTES_MAX);
         let start = HEAD_BYTES_MAX - head_len;
         buffer[start..HEAD_BYTES_MAX].copy_from_slice(&head[..head_len]);
+        // Unlike a slice, this needs no memory for the sharing until there is somebody to share
+        // with.
+        let mut bytes = Bytes::from(buffer);
+        bytes.advance(start);
         Self {
-            bytes: Bytes::from(buffer).slice(start..),
+            bytes,
             head_len: head_len as u8,
             is_binary: opcode == Opcode::Binary,
         }

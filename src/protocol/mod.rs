@@ -1,8 +1,10 @@
-//! The wire: WebSocket frames, Engine.IO packets, Socket.IO packets, and what our events look like in them.
+//! The wire: WebSocket frames, Engine.IO packets, Socket.IO packets, and what our events look like
+//! in them.
 //!
-//! Everything here is pure: bytes in, values out, or the other way round. No sockets, no clock, no tasks; time is an
-//! argument where it matters. Decoders are total: any input gives a value or an error, in time linear in its length
-//! and without recursion, so what a client sends can cost no more than its bytes.
+//! Everything here is pure: bytes in, values out, or the other way round. No sockets, no clock, no
+//! tasks; time is an argument where it matters. Decoders are total: any input gives a value or an
+//! error, in time linear in its length and without recursion, so what a client sends can cost no
+//! more than its bytes.
 
 pub mod connection;
 pub mod engineio;

@@ -1,14 +1,15 @@
-//! Socket.IO revision 5: the packets inside Engine.IO messages, read without a copy and appended to a buffer.
+//! Socket.IO revision 5: the packets inside Engine.IO messages, read without a copy and appended to
+//! a buffer.
 //!
-//! JSON goes through raw: arguments are checked to be JSON and handed on as they were written, so key order, long
-//! numbers and lone surrogate escapes survive. Reading never recurses, however deep the client nests; whoever parses
-//! an argument further has to bound its depth. Which namespaces exist, and which packet may come when, is not known
-//! here.
+//! JSON goes through raw: arguments are checked to be JSON and handed on as they were written, so
+//! key order, long numbers and lone surrogate escapes survive. Reading never recurses, however deep
+//! the client nests; whoever parses an argument further has to bound its depth. Which namespaces
+//! exist, and which packet may come when, is not known here.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -23,7 +24,8 @@ pub struct Packet<'a> {
     pub namespace: &'a str,
     /// The ack id as the client wrote it: 1 to [`ACK_ID_DIGITS_MAX`] digits.
     pub id: Option<&'a str>,
-    /// Binary messages that follow: 1 to [`ATTACHMENTS_MAX`] for the binary kinds, 0 for the others.
+    /// Binary messages that follow: 1 to [`ATTACHMENTS_MAX`] for the binary kinds, 0 for the
+    /// others.
     pub attachments: usize,
     /// What stands behind, not looked at yet; never empty.
     pub data: Option<&'a str>,
@@ -91,11 +93,12 @@ pub enum ParseError {
 
 /// Reads the text of an Engine.IO message, without the message's type.
 ///
-/// A binary kind that announces no attachment is given as the plain kind. A namespace may end without its comma when
-/// nothing follows. Each kind is read, also those that only servers send.
+/// A binary kind that announces no attachment is given as the plain kind. A namespace may end
+/// without its comma when nothing follows. Each kind is read, also those that only servers send.
 ///
 /// # Errors
-/// What is wrong with the text up to its data; the data itself is left to [`event`], [`ack_args`] and [`auth`].
+/// What is wrong with the text up to its data; the data itself is left to [`event`], [`ack_args`]
+/// and [`auth`].
 pub fn parse(text: &str) -> Result<Packet<'_>, ParseError> {
     let digit = text.bytes().next().ok_or(ParseError::UnknownType)?;
     let mut kind = Kind::from_digit(digit).ok_or(ParseError::UnknownType)?;
@@ -162,11 +165,12 @@ pub struct EventArgs<'a> {
 /// Raw JSON values. One or two need no memory of their own.
 pub type Args<'a> = SmallVec<[&'a str; 2]>;
 
-/// Reads the data of an event: an array of a name and arguments, and nothing else.
+/// Reads the data of an event: an array of a name and at most [`ARGS_MAX`] arguments, nothing else.
 ///
 /// # Errors
-/// [`ParseError::Data`] if it is no JSON array, [`ParseError::EventName`] if it does not start with a string or a
-/// number, [`ParseError::ReservedName`] if clients must not send an event of that name.
+/// [`ParseError::Data`] if it is no JSON array, [`ParseError::EventName`] if it does not start with
+/// a string or a number, [`ParseError::ReservedName`] if clients must not send an event of that
+/// name.
 pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
     let Elements { first, rest } = elements(data)?;
     let name = event_name(first.ok_or(ParseError::EventName)?)?;
@@ -176,7 +180,7 @@ pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
     Ok(EventArgs { name, args: rest })
 }
 
-/// Reads the data of an ack: an array, which may be empty.
+/// Reads the data of an ack: an array of at most [`ARGS_MAX`] + 1 elements, which may be empty.
 ///
 /// # Errors
 /// [`ParseError::Data`] if it is no JSON array.
@@ -189,7 +193,8 @@ pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
     Ok(args)
 }
 
-/// Checks the data of a CONNECT: an object, without blanks around it. Its members are left as they are.
+/// Checks the data of a CONNECT: an object, without blanks around it. Its members are left as they
+/// are.
 ///
 /// # Errors
 /// [`ParseError::Data`] if it is no JSON object.
@@ -231,6 +236,9 @@ impl<'de> Visitor<'de> for ElementsVisitor {
             rest: Args::new(),
         };
         while let Some(raw) = seq.next_element::<&RawValue>()? {
+            if elements.rest.len() == ARGS_MAX {
+                return Err(A::Error::custom("too many arguments"));
+            }
             elements.rest.push(raw.get());
         }
         Ok(elements)
@@ -256,8 +264,9 @@ fn unescape(raw: &str) -> Option<Cow<'_, str>> {
 
 // === Placeholders ===
 
-/// Checks that every placeholder `{"_placeholder":true,"num":n}` in the data of a binary packet names one of its
-/// attachments: `n` is an integer below `attachments`. They may stand anywhere, in any order, and be named twice.
+/// Checks that every placeholder `{"_placeholder":true,"num":n}` in the data of a binary packet
+/// names one of its attachments: `n` is an integer below `attachments`. They may stand anywhere, in
+/// any order, and be named twice.
 ///
 /// # Errors
 /// [`ParseError::Placeholder`], or [`ParseError::Data`] if the data is not JSON.
@@ -293,7 +302,8 @@ pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), ParseErr
     Ok(())
 }
 
-/// What is known of an object that is not closed yet. Of a key that comes twice, the last one counts.
+/// What is known of an object that is not closed yet. Of a key that comes twice, the last one
+/// counts.
 #[derive(Clone, Copy, Default)]
 struct Object {
     is_placeholder: bool,
@@ -375,13 +385,15 @@ pub fn write_event(
     write_rest(out, args);
 }
 
-/// Appends an event up to its name. `,` and raw JSON for each argument have to follow, and `]` in the end.
+/// Appends an event up to its name. `,` and raw JSON for each argument have to follow, and `]` in
+/// the end.
 pub fn write_event_head(out: &mut Vec<u8>, namespace: &str, id: Option<u64>, name: &str) {
     write_start(out, Kind::Event, None, namespace);
     write_name(out, id, name);
 }
 
-/// Appends an event with that many attachments, which have to follow it at once; their placeholders stand in `args`.
+/// Appends an event with that many attachments, which have to follow it at once; their placeholders
+/// stand in `args`.
 pub fn write_binary_event(
     out: &mut Vec<u8>,
     attachments: usize,
@@ -395,13 +407,15 @@ pub fn write_binary_event(
     write_rest(out, args);
 }
 
-/// Appends the answer to the event whose ack id that is, as the client wrote it; `args` are raw JSON.
+/// Appends the answer to the event whose ack id that is, as the client wrote it; `args` are raw
+/// JSON.
 pub fn write_ack(out: &mut Vec<u8>, namespace: &str, id: &str, args: &[&[u8]]) {
     write_start(out, Kind::Ack, None, namespace);
     write_ack_args(out, id, args);
 }
 
-/// Appends an answer with that many attachments, which have to follow it at once; their placeholders stand in `args`.
+/// Appends an answer with that many attachments, which have to follow it at once; their
+/// placeholders stand in `args`.
 pub fn write_binary_ack(
     out: &mut Vec<u8>,
     attachments: usize,
@@ -459,6 +473,9 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
 
 /// Binary messages that may follow one packet.
 pub const ATTACHMENTS_MAX: usize = 10;
+
+/// Arguments of an event: an argument can be two bytes on the wire, and takes sixteen once read.
+pub const ARGS_MAX: usize = 256;
 
 /// Digits of an ack id: enough for 64 bits.
 pub const ACK_ID_DIGITS_MAX: usize = 20;
@@ -639,6 +656,13 @@ mod tests {
     }
 
     #[test]
+    fn an_event_has_at_most_256_arguments() {
+        let with = |count: usize| format!("[\"a\"{}]", ",1".repeat(count));
+        assert_eq!(event(&with(ARGS_MAX)).unwrap().args.len(), ARGS_MAX);
+        assert_eq!(event(&with(ARGS_MAX + 1)), Err(ParseError::Data));
+    }
+
+    #[test]
     fn acks_and_auth_have_their_shapes() {
         assert_eq!(ack_args("[]").unwrap().to_vec(), Vec::<&str>::new());
         assert_eq!(
@@ -701,6 +725,7 @@ mod tests {
             r#"["a",{"_placeholder":true,"b":{"num":0}}]"#,
             r#"["a",{"_placeholder":true,"num":1,"num":9}]"#,
             r#"["a",{"\u005fplaceholder":true,"num":9}]"#,
+            r#"["a",{"b":"\"}","_placeholder":true,"num":9}]"#,
             r#"["a",[{"b":{"_placeholder":true,"num":0},"_placeholder":true}]]"#,
         ] {
             assert_eq!(
@@ -767,7 +792,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-6]?[-0-9]{0,3}(/[a-z]{0,3},?)?[0-9]{0,22}\\PC{0,30}") {
+        fn any_text_is_read_or_refused(
+            text in "[0-6]?[-0-9]{0,3}(/[a-z]{0,3},?)?[0-9]{0,22}\\PC{0,30}",
+        ) {
             if let Ok(packet) = parse(&text) {
                 let is_binary = matches!(packet.kind, Kind::BinaryEvent | Kind::BinaryAck);
                 prop_assert_eq!(is_binary, (1..=ATTACHMENTS_MAX).contains(&packet.attachments));
@@ -780,7 +807,9 @@ mod tests {
         fn any_data_is_read_or_refused(data in "[\\[\\]{}\",:\\\\0-9a-fu_ -]{0,60}|\\PC{0,40}") {
             let _ = (ack_args(&data), auth(&data), check_placeholders(&data, 1));
             if let Ok(event) = event(&data) {
-                prop_assert!(event.args.iter().all(|arg| serde_json::from_str::<&RawValue>(arg).is_ok()));
+                for arg in event.args {
+                    prop_assert!(serde_json::from_str::<&RawValue>(arg).is_ok());
+                }
             }
         }
 
@@ -793,7 +822,8 @@ mod tests {
             attachments in 0..=ATTACHMENTS_MAX,
         ) {
             prop_assume!(!RESERVED_NAMES.contains(&name.as_str()));
-            let args: Vec<String> = args.iter().map(|arg| serde_json::to_string(arg).unwrap()).collect();
+            let args: Vec<String> =
+                args.iter().map(|arg| serde_json::to_string(arg).unwrap()).collect();
             let raw: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
             let mut out = Vec::new();
             let kind = if attachments == 0 {

@@ -1,8 +1,10 @@
-//! RFC 6455 frames, the server's side of them: decodes in place what a client sent, writes what it gets.
+//! RFC 6455 frames, the server's side of them: decodes in place what a client sent, writes what it
+//! gets.
 //!
-//! [`Decoder`] is total and keeps no bytes but those of an open fragmented message, so a caller may stop between any
-//! two steps. A length is judged when it is declared, before its bytes arrive. No extensions: a reserved bit is a
-//! violation. Answering pings, echoing a close and giving up on a message that stays open are the caller's.
+//! [`Decoder`] is total and keeps no bytes but those of an open fragmented message, so a caller may
+//! stop between any two steps. A length is judged when it is declared, before its bytes arrive. No
+//! extensions: a reserved bit is a violation. Answering pings, echoing a close and giving up on a
+//! message that stays open are the caller's.
 
 use thiserror::Error;
 
@@ -21,13 +23,14 @@ impl Decoder {
 
     /// Takes one step at the start of `input`, the bytes as they came.
     ///
-    /// `message_bytes_max` bounds the payload of a message, also when it comes in fragments; exactly that many bytes
-    /// are accepted. A frame is unmasked in place once it is whole; until then `input` is left as it is and has to be
-    /// handed in again with more bytes behind it. What an event lends from a fragmented message is freed by the next
-    /// call.
+    /// `message_bytes_max` bounds the payload of a message, also when it comes in fragments;
+    /// exactly that many bytes are accepted. A frame is unmasked in place once it is whole; until
+    /// then `input` is left as it is and has to be handed in again with more bytes behind it. What
+    /// an event lends from a fragmented message is freed by the next call.
     ///
     /// # Errors
-    /// The first rule that the client broke. The connection is then to be closed with [`Violation::close_code`].
+    /// The first rule that the client broke. The connection is then to be closed with
+    /// [`Violation::close_code`].
     pub fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -141,8 +144,8 @@ impl Decoder {
 /// What one call of [`Decoder::decode`] came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// No whole frame yet. `needed`: bytes that the frame at the start takes in all, as far as its head tells; a hint,
-    /// made by the client: never reserve it at once.
+    /// No whole frame yet. `needed`: bytes that the frame at the start takes in all, as far as its
+    /// head tells; a hint, made by the client: never reserve it at once.
     Incomplete { needed: usize },
     /// `consumed` bytes of input are done, at least one. No event: a fragment that is not the last.
     Done {
@@ -193,7 +196,8 @@ fn control(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Violation> {
     }
 }
 
-/// Codes that may stand in a close frame: those registered for it, and those left to libraries and applications.
+/// Codes that may stand in a close frame: those registered for it, and those left to libraries and
+/// applications.
 fn may_close_with(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
@@ -220,7 +224,8 @@ fn payload_range(second: u8, rest: &[u8]) -> Result<Result<(usize, u64), usize>,
         None => Ok(Err(payload_start)),
         Some(len) if len < len_min => Err(Violation::NonMinimalLength),
         Some(len) if len > i64::MAX as u64 => Err(Violation::TooLarge),
-        // The length is handed on even before the mask is here: one that is too large needs no mask to be refused.
+        // The length is handed on even before the mask is here: one that is too large needs no mask
+        // to be refused.
         Some(len) => Ok(Ok((payload_start, len))),
     }
 }
@@ -798,7 +803,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_encoded_comes_back_however_it_is_cut(
-            messages in vec((message(), vec(any::<prop::sample::Index>(), 0..4), any::<[u8; 4]>()), 1..6),
+            messages in vec(
+                (message(), vec(any::<prop::sample::Index>(), 0..4), any::<[u8; 4]>()),
+                1..6,
+            ),
             chunk_len in 1..400usize,
         ) {
             let (mut bytes, mut expected) = (Vec::new(), Vec::new());

@@ -1,0 +1,263 @@
+//! Who is here: sessions, the rooms they are in, and their heartbeats.
+
+pub mod heartbeat;
+pub mod outbox;
+pub mod rooms;
+pub mod session;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+
+use crate::chat::id::UserId;
+use crate::hub::heartbeat::{Due, Heartbeat};
+use crate::hub::rooms::{Rooms, TooManyRooms};
+use crate::hub::session::{Link, Session};
+use crate::metrics::Metrics;
+use crate::protocol::connection::CloseReason;
+use crate::protocol::engineio::Sid;
+use crate::protocol::frame::Frame;
+
+/// At most so long until the heartbeat looks again, so that new sessions' deadlines are seen.
+const SWEEP_MAX: Duration = Duration::from_millis(500);
+
+// === Hub ===
+
+/// All sessions of this process.
+pub struct Hub {
+    sessions: DashMap<Sid, Arc<Session>>,
+    rooms: Rooms,
+    heartbeat: Heartbeat,
+    limits: HubLimits,
+    started: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// Bounds on what one socket may make grow, and its deadlines.
+#[derive(Clone, Copy, Debug)]
+pub struct HubLimits {
+    pub outbox_bytes_max: usize,
+    pub rooms_per_socket_max: usize,
+    pub payload_bytes_max: usize,
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    pub connect_timeout: Duration,
+}
+
+impl Hub {
+    pub fn new(limits: HubLimits, metrics: Arc<Metrics>) -> Self {
+        let HubLimits {
+            ping_interval,
+            ping_timeout,
+            connect_timeout,
+            ..
+        } = limits;
+        Self {
+            sessions: DashMap::new(),
+            rooms: Rooms::default(),
+            heartbeat: Heartbeat::new(ping_interval, ping_timeout, connect_timeout),
+            limits,
+            started: Instant::now(),
+            metrics,
+        }
+    }
+
+    /// The hub's clock: time since it was made.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Begins a session. `sid` is fresh and random.
+    pub fn open(&self, sid: Sid, link: Link) -> Arc<Session> {
+        let HubLimits {
+            outbox_bytes_max,
+            payload_bytes_max,
+            ..
+        } = self.limits;
+        let session = Arc::new(Session::new(sid, link, outbox_bytes_max, payload_bytes_max));
+        self.sessions.insert(sid, session.clone());
+        self.heartbeat.begin(sid, self.now());
+        match link {
+            Link::Polling { .. } => self.metrics.polling_sessions.inc(),
+            Link::WebSocket => self.metrics.websockets.inc(),
+        };
+        session
+    }
+
+    /// The session of that id, unless it is unknown or has missed its heartbeat.
+    pub fn get(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.sweep_if_due();
+        self.sessions.get(&sid).map(|session| session.clone())
+    }
+
+    /// Moves a session from polling to websocket; false when it is not on polling any more.
+    pub fn upgrade(&self, session: &Session) -> bool {
+        let mut link = session.link.lock();
+        if *link == Link::WebSocket || session.closed().is_some() {
+            return false;
+        }
+        *link = Link::WebSocket;
+        self.metrics.polling_sessions.dec();
+        self.metrics.websockets.inc();
+        self.metrics.upgrades.inc();
+        true
+    }
+
+    /// Ends a session: out of its rooms, nothing more is queued to it. What waits is still sent when the end is orderly.
+    pub fn close(&self, session: &Arc<Session>, reason: CloseReason) {
+        if !session.close(reason) {
+            return;
+        }
+        self.rooms.leave_all(session);
+        self.metrics.rooms.set(self.rooms.len() as i64);
+        self.metrics.closed(reason.name());
+        // A polling client that has to be told waits in the map for its next poll, or for its heartbeat's end.
+        let told_later = reason.is_orderly() && *session.link.lock() != Link::WebSocket;
+        if !told_later {
+            self.forget(session);
+        }
+        if reason.is_orderly() {
+            session.outbox.close()
+        } else {
+            session.outbox.abort()
+        }
+    }
+
+    /// Removes a closed session from the map of ids.
+    pub fn forget(&self, session: &Arc<Session>) {
+        if self.sessions.remove(&session.sid).is_some() {
+            match *session.link.lock() {
+                Link::Polling { .. } => self.metrics.polling_sessions.dec(),
+                Link::WebSocket => self.metrics.websockets.dec(),
+            };
+        }
+    }
+
+    /// Adds the socket to a user's room.
+    pub fn join(&self, session: &Arc<Session>, room: UserId) -> Result<(), TooManyRooms> {
+        self.rooms
+            .join(session, room, self.limits.rooms_per_socket_max)?;
+        self.metrics.rooms.set(self.rooms.len() as i64);
+        Ok(())
+    }
+
+    /// Takes the socket out of all rooms: it has left the namespace.
+    pub fn leave_all(&self, session: &Arc<Session>) {
+        self.rooms.leave_all(session);
+        self.metrics.rooms.set(self.rooms.len() as i64);
+    }
+
+    /// Queues a frame to a socket; one that is over its bound is closed.
+    pub fn send(&self, session: &Arc<Session>, frame: Frame) {
+        if session.outbox.push(frame).is_err() {
+            self.close(session, CloseReason::Slow);
+        }
+    }
+
+    /// Queues one frame to every socket in these rooms, once each. `frame` is made when there is anyone to get it.
+    pub fn broadcast(&self, rooms: &[&str], frame: impl FnOnce() -> Frame) {
+        let mut make = Some(frame);
+        let mut made = None;
+        let mut slow: Vec<Arc<Session>> = Vec::new();
+        let mut pushed = 0;
+        self.rooms.for_each(rooms, |session| {
+            if let Some(make) = make.take() {
+                made = Some(make());
+            }
+            let Some(frame) = &made else { return };
+            pushed += 1;
+            if session.outbox.push(frame.clone()).is_err() {
+                slow.push(session.clone());
+            }
+        });
+        self.metrics.pushes.inc_by(pushed);
+        // Leaving the rooms takes the locks that `for_each` held.
+        for session in slow {
+            self.close(&session, CloseReason::Slow);
+        }
+    }
+
+    /// Queues a frame that may be lost to every socket in the room but `from`.
+    pub fn broadcast_volatile(
+        &self,
+        room: &str,
+        from: &Arc<Session>,
+        frame: impl FnOnce() -> Frame,
+    ) {
+        let mut make = Some(frame);
+        let mut made = None;
+        let (mut relayed, mut dropped) = (0, 0);
+        self.rooms.for_each(&[room], |session| {
+            if Arc::ptr_eq(session, from) {
+                return;
+            }
+            if let Some(make) = make.take() {
+                made = Some(make());
+            }
+            let Some(frame) = &made else { return };
+            match session.outbox.push_volatile(frame.clone()) {
+                true => relayed += 1,
+                false => dropped += 1,
+            }
+        });
+        self.metrics.typing_relayed.inc_by(relayed);
+        self.metrics.typing_dropped.inc_by(dropped);
+    }
+
+    /// Every session there is.
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect()
+    }
+
+    /// Sends pings and closes who is late, for as long as it is polled.
+    pub async fn beat(&self) {
+        loop {
+            let next = self.sweep();
+            let wait = next.map_or(SWEEP_MAX, |at| at.saturating_sub(self.now()).min(SWEEP_MAX));
+            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+        }
+    }
+
+    /// Deadlines hold to the millisecond for a client that asks, even when the sweeping task is late.
+    fn sweep_if_due(&self) {
+        if self.heartbeat.is_due(self.now()) {
+            self.sweep();
+        }
+    }
+
+    fn sweep(&self) -> Option<Duration> {
+        let now = self.now();
+        self.heartbeat.sweep(now, |sid, due| {
+            let Some(session) = self.sessions.get(&sid).map(|session| session.clone()) else {
+                return false;
+            };
+            match due {
+                Due::Ping => self.ping(&session, now),
+                Due::Pong(sent) if !session.has_answered(sent) => {
+                    self.close(&session, CloseReason::PingTimeout);
+                    self.forget(&session);
+                }
+                Due::Connect if !session.connection.lock().has_connected() => {
+                    self.close(&session, CloseReason::ConnectTimeout);
+                }
+                Due::Pong(_) | Due::Connect => {}
+            }
+            true
+        })
+    }
+
+    fn ping(&self, session: &Arc<Session>, now: Duration) {
+        if session.connection.lock().is_overdue(now) {
+            self.close(session, CloseReason::ParseError);
+        } else {
+            self.send(session, Frame::ping());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

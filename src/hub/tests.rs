@@ -1,0 +1,122 @@
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+use crate::hub::outbox::Taken;
+
+fn hub(outbox_bytes_max: usize) -> Hub {
+    let limits = HubLimits {
+        outbox_bytes_max,
+        rooms_per_socket_max: 3,
+        payload_bytes_max: 1000,
+        ping_interval: Duration::from_secs(25),
+        ping_timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(45),
+    };
+    Hub::new(limits, Arc::new(Metrics::new(&[])))
+}
+
+fn open(hub: &Hub, n: u8) -> Arc<Session> {
+    hub.open(Sid::new([n; 15]), Link::WebSocket)
+}
+
+fn room(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn count(session: &Session) -> usize {
+    let mut count = 0;
+    let _ = session
+        .outbox
+        .poll_take(&mut Context::from_waker(Waker::noop()), |_| {
+            count += 1;
+            true
+        });
+    count
+}
+
+fn frame() -> Frame {
+    Frame::text_from(b"42[\"x\"]")
+}
+
+#[test]
+fn every_socket_in_a_room_gets_a_frame_once() {
+    let hub = hub(10_000);
+    let (a, b) = (open(&hub, 1), open(&hub, 2));
+    for name in ["u", "u", "v"] {
+        hub.join(&a, room(name)).unwrap();
+    }
+    hub.join(&b, room("v")).unwrap();
+    hub.broadcast(&["u"], frame);
+    assert_eq!((count(&a), count(&b)), (1, 0));
+    hub.broadcast(&["u", "v"], frame);
+    assert_eq!((count(&a), count(&b)), (1, 1));
+    hub.broadcast(&["nobody"], || unreachable!("made for nobody"));
+}
+
+#[test]
+fn a_socket_may_be_in_so_many_rooms_and_no_more() {
+    let hub = hub(10_000);
+    let session = open(&hub, 1);
+    for name in ["a", "b", "c"] {
+        assert_eq!(hub.join(&session, room(name)), Ok(()));
+    }
+    assert_eq!(hub.join(&session, room("d")), Err(TooManyRooms));
+    assert_eq!(hub.join(&session, room("a")), Ok(()), "it is there already");
+}
+
+#[test]
+fn a_closed_socket_is_in_no_room_and_joins_none() {
+    let hub = hub(10_000);
+    let session = open(&hub, 1);
+    hub.join(&session, room("a")).unwrap();
+    hub.close(&session, CloseReason::TransportClose);
+    hub.join(&session, room("b")).unwrap();
+    assert!(hub.rooms.is_empty());
+    assert!(hub.get(session.sid).is_none());
+    assert_eq!(hub.metrics.websockets.get(), 0);
+}
+
+#[test]
+fn a_slow_socket_is_closed_and_the_others_get_theirs() {
+    let hub = hub(4 * (frame().len() + outbox::FRAME_OVERHEAD));
+    let (slow, quick) = (open(&hub, 1), open(&hub, 2));
+    hub.join(&slow, room("u")).unwrap();
+    hub.join(&quick, room("u")).unwrap();
+    for _ in 0..5 {
+        hub.broadcast(&["u"], frame);
+        assert_eq!(count(&quick), 1);
+    }
+    assert_eq!(slow.closed(), Some(CloseReason::Slow));
+    let taken = slow
+        .outbox
+        .poll_take(&mut Context::from_waker(Waker::noop()), |_| true);
+    assert_eq!(taken, Poll::Ready(Taken::Overflowed));
+}
+
+#[test]
+fn typing_does_not_come_back_to_the_socket_it_came_from() {
+    let hub = hub(10_000);
+    let (a, b) = (open(&hub, 1), open(&hub, 2));
+    hub.join(&a, room("u")).unwrap();
+    hub.join(&b, room("u")).unwrap();
+    hub.broadcast_volatile("u", &a, frame);
+    assert_eq!((count(&a), count(&b)), (0, 1));
+}
+
+#[test]
+fn a_polling_session_closed_by_the_server_waits_to_tell_its_client() {
+    let hub = hub(10_000);
+    let link = Link::Polling {
+        get: false,
+        post: false,
+        probing: false,
+    };
+    let session = hub.open(Sid::new([1; 15]), link);
+    hub.send(&session, frame());
+    hub.close(&session, CloseReason::ServerShuttingDown);
+    assert!(hub.get(session.sid).is_some());
+    assert_eq!(count(&session), 1);
+    hub.forget(&session);
+    assert!(hub.get(session.sid).is_none());
+    assert_eq!(hub.metrics.polling_sessions.get(), 0);
+}

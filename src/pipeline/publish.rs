@@ -1,0 +1,381 @@
+//! The way into the log, the only one: bounded lanes, each of which appends what queued while its last batch was under way.
+//!
+//! A lane takes one conversation's messages in the order they were submitted. Every submission ends in exactly one answer:
+//! the message with its place, once the log has it durably, or a refusal.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
+use tokio::sync::{Notify, oneshot};
+
+use crate::chat::id::MessageId;
+use crate::chat::message::{Message, Sealed};
+use crate::chat::rejection::Rejection;
+use crate::disk::FreeSpace;
+use crate::drain::{Drain, Stage, Tasks};
+use crate::history::History;
+use crate::hub::Hub;
+use crate::hub::session::Session;
+use crate::metrics::Metrics;
+use crate::protocol::event;
+use crate::topic::{Outcome, Record, Topic, TopicError, header};
+
+// === Publisher ===
+
+/// Takes messages for the log. Shared by all that accept them.
+pub struct Publisher {
+    lanes: Box<[Lane]>,
+    limits: LaneLimits,
+    /// Messages submitted and not answered.
+    open: AtomicUsize,
+    idle: Notify,
+    is_refusing: AtomicBool,
+    space: Arc<FreeSpace>,
+    parts: Parts,
+}
+
+/// What a lane works with.
+pub struct Parts {
+    pub topic: Arc<dyn Topic>,
+    pub history: Arc<History>,
+    pub hub: Arc<Hub>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Bounds of each lane.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneLimits {
+    pub messages_max: usize,
+    pub bytes_max: usize,
+    pub batch_max: usize,
+}
+
+#[derive(Default)]
+struct Lane {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    submissions: VecDeque<Submission>,
+    bytes: usize,
+}
+
+struct Submission {
+    sealed: Sealed,
+    /// One, unless the same message was submitted again before it was appended.
+    receipts: SmallVec<[Receipt; 1]>,
+}
+
+/// Who gets the answer to a submission.
+pub enum Receipt {
+    /// A socket: `messageSent` or `messageError`, and an acknowledgement when it asked for one.
+    Socket {
+        session: Arc<Session>,
+        ack: Option<Box<str>>,
+        client_message_id: Option<Box<str>>,
+    },
+    /// Somebody who waits.
+    Waiter(oneshot::Sender<Result<Published, Rejection>>),
+}
+
+/// A message in the log.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub message: Message,
+    /// Whether it had been there before: the submission was a resend.
+    pub is_resend: bool,
+}
+
+impl Publisher {
+    pub fn new(lanes: usize, limits: LaneLimits, space: Arc<FreeSpace>, parts: Parts) -> Self {
+        Self {
+            lanes: (0..lanes.max(1)).map(|_| Lane::default()).collect(),
+            limits,
+            open: AtomicUsize::new(0),
+            idle: Notify::new(),
+            is_refusing: AtomicBool::new(false),
+            space,
+            parts,
+        }
+    }
+
+    /// Queues a message for the log; never waits. On `Ok` the receipt will be answered; on `Err` nothing was queued and
+    /// the receipt was not used.
+    pub fn submit(&self, sealed: Sealed, receipt: Receipt) -> Result<(), Rejection> {
+        if self.is_refusing.load(Ordering::Acquire) {
+            return Err(Rejection::Draining);
+        }
+        if self.space.is_low() {
+            return Err(Rejection::Unavailable);
+        }
+        let lane = self.lane(&sealed);
+        let bytes = size(&sealed);
+        {
+            let mut queue = lane.queue.lock();
+            let is_full = queue.submissions.len() >= self.limits.messages_max
+                || queue.bytes + bytes > self.limits.bytes_max;
+            if is_full {
+                return Err(Rejection::Busy);
+            }
+            self.open.fetch_add(1, Ordering::AcqRel);
+            queue.bytes += bytes;
+            queue.submissions.push_back(Submission {
+                sealed,
+                receipts: smallvec![receipt],
+            });
+        }
+        lane.filled.notify_one();
+        Ok(())
+    }
+
+    /// Queues a message and waits for its answer.
+    pub async fn publish(&self, sealed: Sealed) -> Result<Published, Rejection> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(sealed, Receipt::Waiter(answer))?;
+        answered.await.unwrap_or(Err(Rejection::Unknown))
+    }
+
+    fn lane(&self, sealed: &Sealed) -> &Lane {
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let hash = hasher.hash_one(sealed.conversation.as_bytes());
+        &self.lanes[hash as usize % self.lanes.len()]
+    }
+
+    /// Starts the lanes' tasks. They end when the stop has come to [`Stage::Stopped`].
+    pub fn start(self: &Arc<Self>, tasks: &Tasks, drain: &Drain) {
+        for lane in 0..self.lanes.len() {
+            let (publisher, drain) = (self.clone(), drain.clone());
+            tasks.spawn("publish", async move {
+                tokio::select! {
+                    () = publisher.run(&publisher.lanes[lane]) => {}
+                    () = drain.reached(Stage::Stopped) => {}
+                }
+            });
+        }
+    }
+
+    /// Refuses messages from now on.
+    pub fn refuse(&self) {
+        self.is_refusing.store(true, Ordering::Release);
+    }
+
+    /// Waits until every submission has been answered.
+    pub async fn flushed(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    async fn run(&self, lane: &Lane) {
+        loop {
+            let batch = self.take(lane);
+            if batch.is_empty() {
+                lane.filled.notified().await;
+                continue;
+            }
+            let count = batch.len();
+            self.process(batch).await;
+            if self.open.fetch_sub(count, Ordering::AcqRel) == count {
+                self.idle.notify_waiters();
+            }
+        }
+    }
+
+    fn take(&self, lane: &Lane) -> Vec<Submission> {
+        let mut queue = lane.queue.lock();
+        let count = queue.submissions.len().min(self.limits.batch_max);
+        let batch: Vec<_> = queue.submissions.drain(..count).collect();
+        queue.bytes -= batch
+            .iter()
+            .map(|submission| size(&submission.sealed))
+            .sum::<usize>();
+        self.parts
+            .metrics
+            .lane_messages
+            .set(queue.submissions.len() as i64);
+        self.parts.metrics.lane_bytes.set(queue.bytes as i64);
+        batch
+    }
+
+    async fn process(&self, batch: Vec<Submission>) {
+        let batch = self.answer_resends(batch).await;
+        if batch.is_empty() {
+            return;
+        }
+        let metrics = &self.parts.metrics;
+        metrics.append_batch.observe(batch.len() as f64);
+        let started = Instant::now();
+        let records = batch
+            .iter()
+            .map(|submission| record(&submission.sealed))
+            .collect();
+        let mut outcomes = self.parts.topic.append(records).await.into_iter();
+        metrics
+            .append_seconds
+            .observe(started.elapsed().as_secs_f64());
+        for submission in batch {
+            // A topic that answers with too few outcomes has said nothing of the rest.
+            let outcome = outcomes
+                .next()
+                .unwrap_or(Outcome::Unknown(TopicError::Closed));
+            self.settle(submission, outcome);
+        }
+    }
+
+    /// Answers those that are in history already, and joins those that stand in the batch twice; the rest is new.
+    async fn answer_resends(&self, batch: Vec<Submission>) -> Vec<Submission> {
+        let resent = batch
+            .iter()
+            .filter(|submission| submission.sealed.may_be_resent);
+        let ids: Vec<MessageId> = resent.map(|submission| submission.sealed.id).collect();
+        if ids.is_empty() {
+            return batch;
+        }
+        let known = self.parts.history.find(&ids).await.unwrap_or_else(|error| {
+            // Appending is right even so: readers of the log and the store recognise a second copy by its id.
+            tracing::warn!(%error, "cannot tell whether messages were sent before");
+            Vec::new()
+        });
+        let known: HashMap<MessageId, Message> = known.into_iter().map(|m| (m.id, m)).collect();
+        let mut fresh: Vec<Submission> = Vec::with_capacity(batch.len());
+        let mut places: HashMap<MessageId, usize> = HashMap::new();
+        for submission in batch {
+            let id = submission.sealed.id;
+            if !submission.sealed.may_be_resent {
+                fresh.push(submission);
+            } else if let Some(message) = known.get(&id) {
+                self.parts
+                    .metrics
+                    .messages_resent
+                    .inc_by(submission.receipts.len() as u64);
+                self.answer(submission.receipts, Ok(message), true);
+            } else if let Some(place) = places.get(&id) {
+                fresh[*place].receipts.extend(submission.receipts);
+            } else {
+                places.insert(id, fresh.len());
+                fresh.push(submission);
+            }
+        }
+        fresh
+    }
+
+    fn settle(&self, submission: Submission, outcome: Outcome) {
+        let Parts {
+            history, metrics, ..
+        } = &self.parts;
+        let rejection = match outcome {
+            Outcome::Appended(position) => {
+                history.appended(position);
+                metrics.messages_accepted.inc();
+                let message = submission.sealed.at(history.seq(position));
+                return self.answer(submission.receipts, Ok(&message), false);
+            }
+            Outcome::NotAppended(TopicError::TooLarge) => {
+                Rejection::TooLarge("the message is too large")
+            }
+            Outcome::NotAppended(error) => {
+                tracing::warn!(%error, "a message was not appended");
+                Rejection::Unavailable
+            }
+            Outcome::Unknown(error) => {
+                tracing::warn!(%error, id = %submission.sealed.id, "a message may or may not be in the log");
+                Rejection::Unknown
+            }
+        };
+        self.answer(submission.receipts, Err(rejection), false);
+    }
+
+    fn answer(
+        &self,
+        receipts: SmallVec<[Receipt; 1]>,
+        result: Result<&Message, Rejection>,
+        is_resend: bool,
+    ) {
+        for (n, receipt) in receipts.into_iter().enumerate() {
+            match receipt {
+                Receipt::Socket {
+                    session,
+                    ack,
+                    client_message_id,
+                } => match result {
+                    Ok(message) => self.confirm(&session, ack.as_deref(), message),
+                    Err(rejection) => {
+                        let (hub, metrics) = (&self.parts.hub, &self.parts.metrics);
+                        metrics.refused(rejection.index());
+                        refuse(
+                            hub,
+                            &session,
+                            ack.as_deref(),
+                            &rejection,
+                            client_message_id.as_deref(),
+                        );
+                    }
+                },
+                Receipt::Waiter(waiter) => {
+                    let is_resend = is_resend || n > 0;
+                    let published = result.map(|m| Published {
+                        message: m.clone(),
+                        is_resend,
+                    });
+                    // Who waited may have gone; the message is in the log all the same.
+                    let _gone = waiter.send(published);
+                }
+            }
+        }
+    }
+
+    fn confirm(&self, session: &Arc<Session>, ack: Option<&str>, message: &Message) {
+        self.parts.hub.send(session, event::message_sent(message));
+        if let Some(ack) = ack {
+            self.parts
+                .hub
+                .send(session, event::ack_message(ack, message));
+        }
+    }
+}
+
+/// Tells a socket that its message was refused.
+pub fn refuse(
+    hub: &Hub,
+    session: &Arc<Session>,
+    ack: Option<&str>,
+    rejection: &Rejection,
+    client_message_id: Option<&str>,
+) {
+    hub.send(session, event::message_error(rejection, client_message_id));
+    if let Some(ack) = ack {
+        hub.send(session, event::ack_error(ack, rejection, client_message_id));
+    }
+}
+
+fn record(sealed: &Sealed) -> Record {
+    Record {
+        key: sealed.conversation.as_bytes().clone(),
+        headers: SmallVec::from_buf([
+            (header::MESSAGE_ID.into(), sealed.id_hex.clone()),
+            (header::RECIPIENTS.into(), sealed.recipients.clone()),
+            (
+                header::TYPE.into(),
+                bytes::Bytes::from_static(sealed.kind.as_bytes()),
+            ),
+        ]),
+        value: sealed.value.clone(),
+    }
+}
+
+/// What a submission counts for in its lane's bound.
+fn size(sealed: &Sealed) -> usize {
+    const OVERHEAD: usize = 256;
+    sealed.value.len() + sealed.recipients.len() + sealed.conversation.as_bytes().len() + OVERHEAD
+}

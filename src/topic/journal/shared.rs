@@ -1,0 +1,140 @@
+//! What the committer, the readers and the journal's handle share: the last blocks, the end, the shelf, the groups.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::topic::journal::block::Block;
+use crate::topic::journal::groups::Groups;
+use crate::topic::journal::queue::{self, Queue};
+use crate::topic::journal::segment::Shelf;
+
+/// Locks are taken one at a time, never one inside the other.
+pub(super) struct Shared {
+    pub queue: Queue,
+    pub shelf: Mutex<Shelf>,
+    pub ring: Mutex<Ring>,
+    pub groups: Mutex<Groups>,
+    /// Readers wait on it. It is moved after the block is on the shelf and in the ring.
+    pub tip: watch::Sender<Tip>,
+    pub counters: Counters,
+}
+
+/// How far the log reaches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tip {
+    /// Offset that the next record will get.
+    pub end: u64,
+    /// No record will follow.
+    pub over: bool,
+}
+
+/// Since the journal was opened.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub records: AtomicU64,
+    pub bytes: AtomicU64,
+    pub blocks: AtomicU64,
+}
+
+impl Shared {
+    /// Whether the oldest segment can go now.
+    pub fn can_tidy(&self) -> bool {
+        let least = self.groups.lock().least();
+        self.shelf.lock().removable(least, now_ms()).is_some()
+    }
+}
+
+/// The last durable blocks, without a gap, as they were appended. Bounded in bytes, but always keeps one block.
+pub(super) struct Ring {
+    blocks: VecDeque<(Arc<Block>, usize)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Ring {
+    pub fn new(bytes_max: usize) -> Ring {
+        Ring {
+            blocks: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    pub fn push(&mut self, block: Arc<Block>) {
+        let bytes = block.records.iter().map(queue::cost).sum();
+        self.bytes += bytes;
+        self.blocks.push_back((block, bytes));
+        while self.bytes > self.bytes_max && self.blocks.len() > 1 {
+            self.bytes -= self.blocks.pop_front().map_or(0, |(_, bytes)| bytes);
+        }
+    }
+
+    /// The block that holds `offset`, and those after it, up to `records_max` records or a little more.
+    /// Nothing when that block is not here.
+    pub fn read(&self, offset: u64, records_max: usize, into: &mut VecDeque<Arc<Block>>) {
+        let after = self
+            .blocks
+            .partition_point(|(block, _)| block.base <= offset);
+        let Some(from) = after.checked_sub(1) else {
+            return;
+        };
+        let mut records = 0;
+        for (block, _) in self.blocks.range(from..) {
+            if block.end() > offset && records < records_max {
+                records += block.records.len();
+                into.push_back(Arc::clone(block));
+            }
+        }
+    }
+}
+
+/// Unix time; 0 for a clock before 1970.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::topic::Record;
+
+    fn block(base: u64, count: usize) -> Arc<Block> {
+        let record = Record {
+            key: Bytes::new(),
+            headers: Default::default(),
+            value: Bytes::from_static(&[0; 100]),
+        };
+        Arc::new(Block {
+            base,
+            records: vec![record; count],
+        })
+    }
+
+    fn bases(ring: &Ring, offset: u64, records_max: usize) -> Vec<u64> {
+        let mut blocks = VecDeque::new();
+        ring.read(offset, records_max, &mut blocks);
+        blocks.iter().map(|block| block.base).collect()
+    }
+
+    #[test]
+    fn the_ring_forgets_the_oldest_and_gives_what_follows() {
+        let mut ring = Ring::new(queue::cost(&block(0, 1).records[0]) * 7);
+        for base in [0, 3, 6, 9] {
+            ring.push(block(base, 3));
+        }
+        assert_eq!(bases(&ring, 5, 100), [] as [u64; 0], "it has gone");
+        assert_eq!(bases(&ring, 7, 100), [6, 9]);
+        assert_eq!(bases(&ring, 7, 3), [6]);
+        assert_eq!(bases(&ring, 12, 100), [] as [u64; 0], "not there yet");
+        ring.push(block(12, 50));
+        assert_eq!(bases(&ring, 12, 1), [12], "one block is always kept");
+    }
+}
