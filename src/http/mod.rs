@@ -3,6 +3,7 @@
 pub mod limit;
 pub mod observe;
 pub mod query;
+pub mod range;
 pub mod reply;
 pub mod server;
 pub mod stack;

@@ -2,16 +2,20 @@
 //!
 //! `messages` holds each message under conversation and place, so that a page is one range; `ids` leads from a message's
 //! id to that key. Both are written in one atomic batch, synced to disk before a call returns `Ok`.
+//! After a full disk it goes on by itself once there is space; after a failed sync it takes no more writes.
 //! One process at a time may have the folder open.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::io;
+use std::mem;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fjall::config::{BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
+use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
 use fjall::{PersistMode, Slice};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -37,8 +41,8 @@ impl EmbeddedStore {
         let tables = Tables::open(&path)?;
         let shared = Shared {
             path,
-            tables: RwLock::new(Some(tables)),
-            writes: Mutex::new(()),
+            tables: RwLock::new(Ok(tables)),
+            writes: Mutex::new(Writes::Fine),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -85,7 +89,12 @@ impl Store for EmbeddedStore {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // Persisting to the operating system's buffers is cheap, and refused once a write has failed.
-        self.blocking(|shared| shared.read(|tables| Ok(tables.db.persist(PersistMode::Buffer)?)))
+        self.blocking(|shared| {
+            shared.write(|tables| {
+                let persisted = tables.db.persist(PersistMode::Buffer);
+                persisted.map_err(Fault::Write)
+            })
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -98,40 +107,87 @@ impl Store for EmbeddedStore {
 /// What calls under way hold together; the folder is free again when the tables are dropped.
 struct Shared {
     path: PathBuf,
-    /// `None` once closed.
-    tables: RwLock<Option<Tables>>,
+    tables: RwLock<Result<Tables, StoreError>>,
     /// Writers look before they write, so one at a time.
-    writes: Mutex<()>,
+    writes: Mutex<Writes>,
+}
+
+/// Whether a write may be tried.
+enum Writes {
+    Fine,
+    /// The engine takes no more writes, for lack of space or for trouble in its background work. All that was ever
+    /// answered `Ok` is on disk, so opening anew is safe, and worth trying.
+    Reopen,
+    /// What the disk has of the last write is unknown: nothing can be promised any more.
+    Failed(StoreError),
 }
 
 impl Shared {
     fn read<T>(&self, work: impl FnOnce(&Tables) -> Result<T, Fault>) -> Result<T, StoreError> {
-        match &*self.tables.read() {
-            Some(tables) => work(tables).map_err(|fault| self.error(fault)),
-            None => Err(StoreError::Failed("it is closed".into())),
-        }
+        let tables = self.tables.read();
+        work(tables.as_ref().map_err(Clone::clone)?)
+            .map_err(|fault| StoreError::Unavailable(self.text(&fault)))
     }
 
     fn write<T>(&self, work: impl FnOnce(&Tables) -> Result<T, Fault>) -> Result<T, StoreError> {
-        let _one_at_a_time = self.writes.lock();
-        self.read(work)
+        let mut writes = self.writes.lock();
+        match &*writes {
+            Writes::Fine => {}
+            Writes::Reopen => self.reopen()?,
+            Writes::Failed(error) => return Err(error.clone()),
+        }
+        *writes = Writes::Fine;
+        let tables = self.tables.read();
+        work(tables.as_ref().map_err(Clone::clone)?).map_err(|fault| {
+            let text = self.text(&fault);
+            let (next, error) = match fault {
+                Fault::Write(fjall::Error::Io(error)) if !lacks_space(&error) => {
+                    let error = StoreError::Failed(text);
+                    (Writes::Failed(error.clone()), error)
+                }
+                Fault::Write(_) => (Writes::Reopen, StoreError::Unavailable(text)),
+                Fault::Read(_) | Fault::Unreadable => (Writes::Fine, StoreError::Unavailable(text)),
+            };
+            *writes = next;
+            error
+        })
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let free = rustix::fs::statvfs(&self.path).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+        if free < REOPEN_FREE_BYTES_MIN {
+            let text = format!("{}: the disk is full", self.path.display());
+            return Err(StoreError::Unavailable(text.into()));
+        }
+        let mut tables = self.tables.write();
+        if let Err(StoreError::Failed(cause)) = &*tables {
+            return Err(StoreError::Failed(cause.clone()));
+        }
+        // The old ones go first: the engine's lock lets one in at a time.
+        *tables = Err(StoreError::Unavailable("it is being opened anew".into()));
+        *tables = Tables::open(&self.path);
+        tables.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        let Some(tables) = self.tables.write().take() else {
+        let closed = Err(StoreError::Failed("it is closed".into()));
+        let Ok(tables) = mem::replace(&mut *self.tables.write(), closed) else {
             return Ok(());
         };
         let synced = tables.db.persist(PersistMode::SyncAll);
-        synced.map_err(|error| self.error(error.into()))
+        synced.map_err(|error| StoreError::Failed(self.text(&Fault::Write(error))))
     }
 
-    fn error(&self, fault: Fault) -> StoreError {
-        let text = format!("{}: {fault}", self.path.display()).into();
-        match fault {
-            Fault::Engine(fjall::Error::Poisoned) => StoreError::Failed(text),
-            Fault::Engine(_) | Fault::Unreadable => StoreError::Unavailable(text),
-        }
+    fn text(&self, fault: &Fault) -> Cow<'static, str> {
+        format!("{}: {fault}", self.path.display()).into()
     }
+}
+
+fn lacks_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 // === Tables ===
@@ -186,7 +242,7 @@ impl Tables {
             batch.insert(&self.ids, message.id.0, key);
         }
         let inserted = batch.len() / 2;
-        batch.commit()?;
+        batch.commit().map_err(Fault::Write)?;
         Ok(Inserted {
             inserted,
             duplicates: messages.len() - inserted,
@@ -238,7 +294,7 @@ impl Tables {
             let mut batch = self.durable_batch(1);
             let value = [&[1], message.body.as_ref()].concat();
             batch.insert(&self.messages, key, value);
-            batch.commit()?;
+            batch.commit().map_err(Fault::Write)?;
         }
         Ok(Some(message))
     }
@@ -318,22 +374,22 @@ fn message(conversation: ConversationId, place: &[u8], value: &[u8]) -> Result<M
 
 // === faults ===
 
-#[derive(Debug)]
 enum Fault {
-    Engine(fjall::Error),
+    Read(fjall::Error),
+    Write(fjall::Error),
     Unreadable,
 }
 
 impl From<fjall::Error> for Fault {
     fn from(error: fjall::Error) -> Self {
-        Self::Engine(error)
+        Self::Read(error)
     }
 }
 
 impl Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Engine(error) => Cause(error).fmt(f),
+            Self::Read(error) | Self::Write(error) => Cause(error).fmt(f),
             Self::Unreadable => f.write_str("a stored message cannot be read"),
         }
     }
@@ -358,6 +414,7 @@ impl Display for Cause<'_> {
 fn message_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(MESSAGE_MEMTABLE_BYTES)
+        .data_block_size_policy(BlockSizePolicy::all(MESSAGE_BLOCK_BYTES))
         .filter_policy(FilterPolicy::disabled())
 }
 
@@ -374,8 +431,12 @@ fn id_options() -> KeyspaceCreateOptions {
 const PLACE_BYTES: usize = 8 + 12;
 
 const CACHE_BYTES: u64 = 48 << 20;
-const MESSAGE_MEMTABLE_BYTES: u64 = 24 << 20;
-const ID_MEMTABLE_BYTES: u64 = 16 << 20;
+const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
+const ID_MEMTABLE_BYTES: u64 = 8 << 20;
+/// About a page of history.
+const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
+/// Free space below which opening anew is not worth trying.
+const REOPEN_FREE_BYTES_MIN: u64 = 1 << 20;
 /// What an opening may have to read again.
-const JOURNAL_BYTES_MAX: u64 = 192 << 20;
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 const WORKER_THREADS: usize = 1;
