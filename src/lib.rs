@@ -1,5 +1,7 @@
 //! chat-svc: a chat server for unchanged Socket.IO clients. Log first, durable, fast.
 
+pub mod api;
+pub mod app;
 pub mod blobs;
 pub mod chat;
 pub mod config;
@@ -11,6 +13,7 @@ pub mod hub;
 pub mod metrics;
 pub mod pipeline;
 pub mod protocol;
+pub mod router;
 pub mod socket;
 pub mod store;
 pub mod throttle;

@@ -1,5 +1,6 @@
 //! The HTTP toolkit: accepting connections, the tower layers every request passes, answers.
 
+pub mod body;
 pub mod limit;
 pub mod observe;
 pub mod query;

@@ -56,7 +56,7 @@ impl Archive {
             .filter_map(|entry| self.read(entry))
             .collect();
         let started = Instant::now();
-        let inserted = self.insert(&messages).await;
+        let inserted = insert(&*self.store, &messages, &self.metrics).await;
         self.metrics.archive_batch.observe(messages.len() as f64);
         self.metrics
             .archive_seconds
@@ -83,19 +83,19 @@ impl Archive {
         let seq = self.history.seq(entry.position);
         Message::from_log(&entry.record.key, &entry.record.value, seq)
     }
+}
 
-    /// Inserts, as often as it takes.
-    async fn insert(&self, messages: &[Message]) -> Inserted {
-        let mut pause = RETRY.0;
-        loop {
-            match self.store.insert_many(messages).await {
-                Ok(inserted) => return inserted,
-                Err(error) => {
-                    self.metrics.archive_retries.inc();
-                    tracing::warn!(%error, messages = messages.len(), "the store did not take a batch");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY.1);
-                }
+/// Inserts, as often as it takes.
+async fn insert(store: &dyn Store, messages: &[Message], metrics: &Metrics) -> Inserted {
+    let mut pause = RETRY.0;
+    loop {
+        match store.insert_many(messages).await {
+            Ok(inserted) => return inserted,
+            Err(error) => {
+                metrics.archive_retries.inc();
+                tracing::warn!(%error, messages = messages.len(), "the store did not take a batch");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
             }
         }
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{Request, StatusCode};
-use http_body_util::BodyExt;
 
+use crate::http::body::{self, CollectError};
 use crate::http::reply::{self, Body, Reply};
 use crate::hub::outbox::Taken;
 use crate::hub::session::{Link, Session};
@@ -119,8 +119,8 @@ impl Polling<'_> {
                 reply::reply(StatusCode::OK, "text/html", "ok")
             }
             // The session stays: the client may send less.
-            Err(Collect::TooLarge) => reply::empty(StatusCode::PAYLOAD_TOO_LARGE),
-            Err(Collect::Broken) => {
+            Err(CollectError::TooLarge) => reply::empty(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(CollectError::Broken) => {
                 self.handler
                     .hub
                     .close(&session, CloseReason::TransportError);
@@ -145,33 +145,13 @@ impl Polling<'_> {
         Ok(())
     }
 
-    async fn collect(&self, request: Request<Body>) -> Result<Vec<u8>, Collect> {
-        let declared = request
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok());
-        let declared = declared.and_then(|value| value.parse::<u64>().ok());
+    async fn collect(&self, request: Request<Body>) -> Result<Vec<u8>, CollectError> {
+        let declared = body::declared_length(request.headers());
         if declared.is_some_and(|length| length > self.payload_bytes_max as u64) {
-            return Err(Collect::TooLarge);
+            return Err(CollectError::TooLarge);
         }
-        let mut body = request.into_body();
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| Collect::Broken)?.into_data() else {
-                continue;
-            };
-            if bytes.len() + data.len() > self.payload_bytes_max {
-                return Err(Collect::TooLarge);
-            }
-            bytes.extend_from_slice(&data);
-        }
-        Ok(bytes)
+        body::collect(request.into_body(), self.payload_bytes_max).await
     }
-}
-
-enum Collect {
-    TooLarge,
-    Broken,
 }
 
 fn is_binary(request: &Request<Body>) -> bool {

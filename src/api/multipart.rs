@@ -1,0 +1,184 @@
+//! A form's parts, read as a stream: one chunk in memory at a time, and bounds on whatever a sender can make long.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http_body::Body as _;
+use multer::{Constraints, Field, SizeLimit};
+
+use crate::http::reply::{Body, BodyError, Error};
+
+/// Parts of a form.
+const PARTS_MAX: usize = 32;
+
+/// Bytes of a text field.
+const FIELD_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a part's headers.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes of the boundary (RFC 2046 section 5.1.1).
+const BOUNDARY_BYTES_MAX: usize = 70;
+
+/// What a form may hold besides its file.
+pub const FORM_OVERHEAD: u64 = 1 << 20;
+
+/// A form being read.
+pub struct Form {
+    parts: multer::Multipart<'static>,
+    /// Bytes that may still come before the next part's headers are complete.
+    header_budget: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Form {
+    /// Begins to read. `file_bytes_max` bounds the file; the whole may be [`FORM_OVERHEAD`] more.
+    pub fn new(headers: &HeaderMap, body: Body, file_bytes_max: u64) -> Result<Self, Error> {
+        let not_a_form = Error::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send the file as multipart/form-data",
+        );
+        let kind = headers
+            .get(CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok())
+            .ok_or(not_a_form)?;
+        let boundary = multer::parse_boundary(kind).map_err(|_| not_a_form)?;
+        if boundary.is_empty() || boundary.len() > BOUNDARY_BYTES_MAX {
+            return Err(Error::invalid("a form's boundary has 1 to 70 bytes"));
+        }
+        let header_budget = Arc::new(AtomicUsize::new(HEADER_BYTES_MAX));
+        let whole = file_bytes_max.saturating_add(FORM_OVERHEAD);
+        let limits = Constraints::new().size_limit(SizeLimit::new().whole_stream(whole));
+        let chunks = Chunks {
+            body,
+            header_budget: header_budget.clone(),
+            has_paused: false,
+        };
+        let parts = multer::Multipart::with_constraints(chunks, boundary, limits);
+        Ok(Self {
+            parts,
+            header_budget,
+            count: 0,
+        })
+    }
+
+    /// The next part; the one before must have been read to its end.
+    pub async fn next(&mut self) -> Result<Option<Field<'static>>, Error> {
+        self.count += 1;
+        if self.count > PARTS_MAX + 1 {
+            return Err(Error::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "the form has too many parts",
+            ));
+        }
+        self.header_budget
+            .store(HEADER_BYTES_MAX, Ordering::Relaxed);
+        let field = self.parts.next_field().await.map_err(form_error)?;
+        self.header_budget.store(usize::MAX, Ordering::Relaxed);
+        Ok(field)
+    }
+}
+
+/// The next bytes of a part.
+pub async fn chunk(field: &mut Field<'static>) -> Result<Option<Bytes>, Error> {
+    field.chunk().await.map_err(form_error)
+}
+
+/// The whole text of a part.
+pub async fn text(mut field: Field<'static>) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunk(&mut field).await? {
+        if bytes.len() + chunk.len() > FIELD_BYTES_MAX {
+            return Err(Error::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "a form field is too long",
+            ));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    String::from_utf8(bytes).map_err(|_| Error::invalid("a form field is not UTF-8"))
+}
+
+/// Reads a part that nobody wants to its end.
+pub async fn skip(mut field: Field<'static>) -> Result<(), Error> {
+    while chunk(&mut field).await?.is_some() {}
+    Ok(())
+}
+
+fn form_error(error: multer::Error) -> Error {
+    match error {
+        multer::Error::StreamSizeExceeded { .. } => Error::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "the upload is too large",
+        ),
+        multer::Error::StreamReadFailed(error) if error.is::<HeaderTooLong>() => Error::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "a part's header is too long",
+        ),
+        multer::Error::StreamReadFailed(error) if is_timeout(&*error) => Error::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            "the upload stood still for too long",
+        ),
+        _ => Error::invalid("the form is malformed"),
+    }
+}
+
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| error.is::<tower_http::timeout::TimeoutError>())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a part's header is too long")]
+struct HeaderTooLong;
+
+/// The body's data, one chunk each time it is asked. The parser takes all there is before it looks at any, so without a
+/// pause after each chunk a quick sender would have its whole file in our memory.
+struct Chunks {
+    body: Body,
+    header_budget: Arc<AtomicUsize>,
+    has_paused: bool,
+}
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if !self.has_paused {
+            self.has_paused = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.header_budget.load(Ordering::Relaxed) == 0 {
+            return Poll::Ready(Some(Err(Box::new(HeaderTooLong))));
+        }
+        loop {
+            let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let data = match frame {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => frame.into_data(),
+            };
+            if let Ok(data) = data {
+                self.has_paused = false;
+                let budget = self.header_budget.load(Ordering::Relaxed);
+                if budget != usize::MAX {
+                    self.header_budget
+                        .store(budget.saturating_sub(data.len()), Ordering::Relaxed);
+                }
+                return Poll::Ready(Some(Ok(data)));
+            }
+        }
+    }
+}
