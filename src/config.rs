@@ -1,4 +1,4 @@
-//! Every knob on one page: flags, environment variables, defaults, units. A value that makes no sense is refused at start.
+//! Every knob on one page: flags, environment variables, defaults, units. What makes no sense is refused at start.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -213,6 +213,11 @@ pub struct Elsewhere {
 }
 
 impl Config {
+    /// Reads flags and environment; ends the process with a usage message when they cannot be read.
+    pub fn from_command_line() -> Self {
+        Self::parse()
+    }
+
     /// Checks what no single value shows. The error is one sentence that says what to change.
     pub fn check(&self) -> Result<(), String> {
         let given =

@@ -1,4 +1,4 @@
-//! Free space where the data is: below a minimum, messages and uploads are refused while there is still room to stop well.
+//! Free space where the data is: below a minimum, messages and uploads are refused.
 
 use std::io;
 use std::path::PathBuf;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use chat_svc::app::{App, DrainReport};
 use chat_svc::config::Config;
-use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -17,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let from_file = dotenvy::dotenv();
-    let config = Config::parse();
+    let config = Config::from_command_line();
     start_log(&config);
     match from_file {
         Err(error) if !error.not_found() => return fail(&format!(".env cannot be read: {error}")),

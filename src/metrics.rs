@@ -1,4 +1,4 @@
-//! Every number the service tells about itself, in Prometheus' terms. Knows numbers only, none of the things they count.
+//! Every number the service tells about itself, in Prometheus' terms. Knows numbers, none of the things they count.
 
 use std::sync::atomic::AtomicU64;
 

@@ -22,11 +22,14 @@ use source::{Mention, Source, read_all};
 
 /// What stands on which floor. A file imports only from lower floors or its own folder.
 const FLOORS: &[(usize, &[&str])] = &[
-    (1, &["chat", "metrics", "config", "throttle", "drain"]),
+    (
+        1,
+        &["chat", "metrics", "config", "throttle", "drain", "disk"],
+    ),
     (2, &["protocol", "topic", "store", "auth", "blobs"]),
     (3, &["hub", "http", "history"]),
-    (4, &["pipeline", "api"]),
-    (5, &["socket"]),
+    (4, &["pipeline"]),
+    (5, &["api", "socket"]),
     (6, &["router"]),
     (7, &["app"]),
     (8, &["main"]),

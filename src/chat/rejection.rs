@@ -1,7 +1,7 @@
 //! Why a message is refused, and the stable code that clients see for it.
 
-/// A refusal. Each has a stable [`code`](Rejection::code), a short text that names no internals, and says whether the same message may
-/// be sent again.
+/// A refusal: a stable [`code`](Rejection::code), a short text that names no internals, and whether the same message
+/// may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// The message can never be taken as it is.

@@ -104,7 +104,7 @@ impl Hub {
         true
     }
 
-    /// Ends a session: out of its rooms, nothing more is queued to it. What waits is still sent when the end is orderly.
+    /// Ends a session: out of its rooms, nothing more queued to it. What waits is still sent when the end is orderly.
     pub fn close(&self, session: &Arc<Session>, reason: CloseReason) {
         if !session.close(reason) {
             return;

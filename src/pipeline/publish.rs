@@ -1,7 +1,7 @@
-//! The way into the log, the only one: bounded lanes, each of which appends what queued while its last batch was under way.
+//! The only way into the log: bounded lanes, each of which appends what queued while its last batch was under way.
 //!
-//! A lane takes one conversation's messages in the order they were submitted. Every submission ends in exactly one answer:
-//! the message with its place, once the log has it durably, or a refusal.
+//! A lane takes a conversation's messages in the order submitted. Every submission ends in exactly one answer: the
+//! message with its place, once the log has it durably, or a refusal.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};

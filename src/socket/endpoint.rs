@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastwebsockets::upgrade;
 use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 
 use crate::drain::Tasks;
 use crate::http::query;
@@ -15,6 +15,7 @@ use crate::http::stack::is_allowed_origin;
 use crate::hub::session::{Link, Session};
 use crate::protocol::engineio::{HandshakeError, Open, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
+use crate::socket::answer;
 use crate::socket::handler::{Handler, random};
 use crate::socket::polling::Polling;
 use crate::socket::websocket::{self, Socket};
@@ -57,10 +58,10 @@ impl Endpoint {
         let wants_websocket = wants_websocket(request.headers());
         match (self.check(&request, wants_websocket), wants_websocket) {
             (Ok(asked), true) => self.websocket(request, asked),
-            (Err(error), true) => refuse_websocket(error),
+            (Err(error), true) => answer::refuse_websocket(error),
             (Ok(Asked::New), false) => self.begin_polling(),
             (Ok(Asked::Known(session)), false) => self.poll(request, session).await,
-            (Err(error), false) => refuse_polling(error),
+            (Err(error), false) => answer::refuse_polling(error),
         }
     }
 
@@ -136,7 +137,7 @@ impl Endpoint {
         self.handler.metrics.handshakes_polling.inc();
         let mut body = Vec::with_capacity(160);
         self.open_packet(sid, &["websocket"]).write(&mut body);
-        text(StatusCode::OK, body)
+        answer::packets(body)
     }
 
     async fn poll(&self, request: Request<Body>, session: Arc<Session>) -> Reply {
@@ -166,7 +167,7 @@ impl Endpoint {
         }
         let slot = request.extensions_mut().remove::<Slot>();
         let Ok((response, upgraded)) = upgrade::upgrade(&mut request) else {
-            return refuse_websocket(HandshakeError::BadRequest);
+            return answer::refuse_websocket(HandshakeError::BadRequest);
         };
         let (session, is_probe) = match asked {
             Asked::New => (self.begin_websocket(), false),
@@ -221,26 +222,4 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
             })
     };
     has(UPGRADE, "websocket") && has(CONNECTION, "upgrade")
-}
-
-/// A refusal as polling clients read it.
-pub(super) fn refuse_polling(error: HandshakeError) -> Reply {
-    let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
-    reply::json(status, error.json())
-}
-
-/// A refusal of a websocket handshake: always 400, the bare message, and the connection ends.
-fn refuse_websocket(error: HandshakeError) -> Reply {
-    let refusal = reply::reply(StatusCode::BAD_REQUEST, "text/html", error.message());
-    reply::with(refusal, CONNECTION, "close")
-}
-
-/// A polling answer.
-pub(super) fn text(status: StatusCode, body: impl Into<bytes::Bytes>) -> Reply {
-    let mut answer = reply::reply(status, "text/plain; charset=UTF-8", body);
-    answer.headers_mut().insert(
-        http::header::CACHE_CONTROL,
-        HeaderValue::from_static("no-store"),
-    );
-    answer
 }

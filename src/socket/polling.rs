@@ -16,7 +16,7 @@ use crate::hub::session::{Link, Session};
 use crate::protocol::connection::CloseReason;
 use crate::protocol::engineio::{self, HandshakeError, PAYLOAD_PACKETS_MAX, Polled};
 use crate::protocol::frame::Frame;
-use crate::socket::endpoint::{refuse_polling, text};
+use crate::socket::answer::{self, refuse_polling};
 use crate::socket::handler::Handler;
 
 /// How long a GET that arrives during an upgrade is held before it is sent away empty: the upgrade's last packet may
@@ -72,14 +72,14 @@ impl Polling<'_> {
             Answer::Frames(frames) => {
                 let mut body = Vec::with_capacity(frames.iter().map(|frame| frame.len() + 1).sum());
                 engineio::write_payload(&mut body, &frames);
-                text(StatusCode::OK, body)
+                answer::packets(body)
             }
-            Answer::Noop => text(StatusCode::OK, "6"),
+            Answer::Noop => answer::packets("6"),
             Answer::Closed => {
                 self.handler.hub.forget(&session);
                 // A client that said goodbye itself is let go; any other is told.
                 let by_client = session.closed() == Some(CloseReason::TransportClose);
-                text(StatusCode::OK, if by_client { "6" } else { "1" })
+                answer::packets(if by_client { "6" } else { "1" })
             }
         }
     }
