@@ -161,7 +161,8 @@ impl App {
         let shown = core.history.caught_up().await.is_ok();
         core.close_sessions(within).await;
         core.drain.advance(Stage::Closing);
-        core.clients.join(within).await;
+        // A client that does not let go must not keep what is queued from being written out.
+        core.clients.join(within * 3 / 5).await;
         core.drain.advance(Stage::Stopped);
         let closed = core.topic.close().await;
         core.movers.join(within).await;

@@ -75,7 +75,11 @@ const FUNCTION_LINES_MAX: usize = 70;
 const COMMENT_COLUMNS_MAX: usize = 120;
 
 /// What is let through: the rule, the subject as the rule prints it, and why.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "functions",
+    "new in src/metrics.rs",
+    "a table: one line a metric, nothing else",
+)];
 
 // === The rules ===
 

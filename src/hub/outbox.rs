@@ -161,6 +161,20 @@ impl Outbox {
         Poll::Ready(Taken::Frames)
     }
 
+    /// Waits for the end only, for a reader that cannot take more: ready once the queue is over its bound, or closed
+    /// with nothing left in it.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Taken> {
+        let mut queue = self.queue.lock();
+        match queue.state {
+            State::Overflowed => Poll::Ready(Taken::Overflowed),
+            State::Closed if queue.frames.is_empty() => Poll::Ready(Taken::Closed),
+            State::Open | State::Closed => {
+                queue.register(cx);
+                Poll::Pending
+            }
+        }
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queue.lock().frames.is_empty()
@@ -250,6 +264,26 @@ mod tests {
         outbox.push(frame(1)).unwrap();
         outbox.abort();
         assert_eq!(take_all(&outbox), (Poll::Ready(Taken::Closed), 0));
+    }
+
+    #[test]
+    fn a_reader_that_is_blocked_still_sees_the_end() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let outbox = Outbox::new(1000);
+        outbox.push(frame(1)).unwrap();
+        assert_eq!(outbox.poll_end(cx), Poll::Pending);
+        outbox.push(frame(1000)).unwrap_err();
+        assert_eq!(outbox.poll_end(cx), Poll::Ready(Taken::Overflowed));
+        let outbox = Outbox::new(1000);
+        outbox.push(frame(1)).unwrap();
+        outbox.close();
+        assert_eq!(
+            outbox.poll_end(cx),
+            Poll::Pending,
+            "what is there is still to be read"
+        );
+        outbox.abort();
+        assert_eq!(outbox.poll_end(cx), Poll::Ready(Taken::Closed));
     }
 
     #[tokio::test]

@@ -37,6 +37,8 @@ enum Answer {
     Frames(Vec<Frame>),
     /// Nothing to say: the client is changing transports.
     Noop,
+    /// The session went on by websocket while this request was on its way.
+    Moved,
     Closed,
 }
 
@@ -75,6 +77,7 @@ impl Polling<'_> {
                 answer::packets(body)
             }
             Answer::Noop => answer::packets("6"),
+            Answer::Moved => refuse_polling(HandshakeError::BadRequest),
             Answer::Closed => {
                 self.handler.hub.forget(&session);
                 // A client that said goodbye itself is let go; any other is told.
@@ -169,6 +172,15 @@ async fn wait(session: &Session, was_probing: bool) -> Answer {
     let mut frames = Vec::new();
     let mut bytes = 0;
     poll_fn(|cx| {
+        // Held while frames are taken: once the session has moved, they are the websocket's.
+        let link = session.link.lock();
+        if *link == Link::WebSocket {
+            return Poll::Ready(if was_probing {
+                Answer::Moved
+            } else {
+                Answer::Noop
+            });
+        }
         let taken = session.outbox.poll_take(cx, |frame| {
             let fits = frames.is_empty()
                 || (frames.len() < PAYLOAD_PACKETS_MAX && bytes + frame.len() <= ANSWER_BYTES_MAX);
@@ -181,14 +193,9 @@ async fn wait(session: &Session, was_probing: bool) -> Answer {
         match taken {
             Poll::Ready(Taken::Frames) => Poll::Ready(Answer::Frames(std::mem::take(&mut frames))),
             Poll::Ready(Taken::Closed | Taken::Overflowed) => Poll::Ready(Answer::Closed),
-            Poll::Pending => match *session.link.lock() {
-                Link::WebSocket => Poll::Ready(Answer::Noop),
-                Link::Polling { probing: true, .. } if !was_probing => Poll::Ready(Answer::Noop),
-                Link::Polling { probing: true, .. } => {
-                    grace.as_mut().poll(cx).map(|()| Answer::Noop)
-                }
-                Link::Polling { .. } => Poll::Pending,
-            },
+            Poll::Pending if !matches!(*link, Link::Polling { probing: true, .. }) => Poll::Pending,
+            Poll::Pending if was_probing => grace.as_mut().poll(cx).map(|()| Answer::Noop),
+            Poll::Pending => Poll::Ready(Answer::Noop),
         }
     })
     .await

@@ -134,6 +134,8 @@ struct Wire {
     sent: usize,
     /// Not the session's transport yet.
     is_probe: bool,
+    /// It was this connection that began the session's upgrade.
+    has_probed: bool,
 }
 
 impl Wire {
@@ -147,6 +149,7 @@ impl Wire {
             unsent: Vec::new(),
             sent: 0,
             is_probe,
+            has_probed: false,
         }
     }
 
@@ -178,7 +181,9 @@ impl Wire {
             Err(_) => End::from(CloseReason::ConnectTimeout),
         };
         if self.is_probe {
-            if let Link::Polling { probing, .. } = &mut *self.socket.session.link.lock() {
+            if self.has_probed
+                && let Link::Polling { probing, .. } = &mut *self.socket.session.link.lock()
+            {
                 *probing = false;
             }
         } else {
@@ -248,9 +253,18 @@ impl Wire {
     /// Writes what waits; pending when nothing does, or the peer does not take it.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            match ready!(self.poll_unsent(cx)) {
-                Ok(()) => {}
-                Err(end) => return Poll::Ready(end),
+            match self.poll_unsent(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                // A session that ends must not wait for a peer that does not read.
+                Poll::Pending => {
+                    return self
+                        .socket
+                        .session
+                        .outbox
+                        .poll_end(cx)
+                        .map(|taken| self.end(taken));
+                }
             }
             let written = WRITE.with_borrow_mut(|buffer| self.poll_outbox(cx, buffer));
             match ready!(written) {
@@ -258,6 +272,18 @@ impl Wire {
                 Err(end) => return Poll::Ready(end),
             }
         }
+    }
+
+    fn end(&self, taken: Taken) -> End {
+        let reason = match taken {
+            Taken::Overflowed => CloseReason::Slow,
+            Taken::Closed | Taken::Frames => self
+                .socket
+                .session
+                .closed()
+                .unwrap_or(CloseReason::TransportClose),
+        };
+        reason.into()
     }
 
     /// Writes the rest of what was begun.
@@ -290,15 +316,7 @@ impl Wire {
         });
         match ready!(taken) {
             Taken::Frames => {}
-            Taken::Closed => {
-                let reason = self
-                    .socket
-                    .session
-                    .closed()
-                    .unwrap_or(CloseReason::TransportClose);
-                return Poll::Ready(Err(reason.into()));
-            }
-            Taken::Overflowed => return Poll::Ready(Err(CloseReason::Slow.into())),
+            over => return Poll::Ready(Err(self.end(over))),
         }
         let metrics = &self.socket.handler.metrics;
         metrics.frames_written.inc_by(frames);
