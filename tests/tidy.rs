@@ -76,7 +76,7 @@ const COMMENT_COLUMNS_MAX: usize = 120;
 
 /// What is let through: the rule, the subject as the rule prints it, and why.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[(
-    "functions",
+    "length",
     "new in src/metrics.rs",
     "a table: one line a metric, nothing else",
 )];
