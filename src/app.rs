@@ -461,8 +461,9 @@ async fn open_store(data_dir: &Path) -> Result<Arc<dyn Store>, SetupError> {
 }
 
 async fn open_blobs(config: &Config, tasks: &Tasks) -> Result<Blobs, SetupError> {
-    let folder = BlobsConfig::choose(&config.upload_path, None);
-    let folder = folder.map_err(|error| setup("UPLOAD_PATH", &error))?;
+    let url = config.upload_url.as_deref().filter(|url| !url.is_empty());
+    let folder = BlobsConfig::choose(&config.upload_path, url);
+    let folder = folder.map_err(|error| setup("UPLOAD_URL", &error))?;
     let tasks = tasks.clone();
     blocking(move || Blobs::open(&folder, tasks))
         .await?

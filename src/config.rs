@@ -33,6 +33,10 @@ pub struct Config {
     #[arg(long, env = "UPLOAD_PATH", default_value = "uploads")]
     pub upload_path: PathBuf,
 
+    /// Place of uploaded files as a URL, instead of UPLOAD_PATH: file:///FOLDER
+    #[arg(long, env = "UPLOAD_URL")]
+    pub upload_url: Option<String>,
+
     /// Web origins that may use the service from a browser, comma-separated; not set: any, without credentials
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
@@ -58,8 +62,8 @@ pub struct Config {
     #[command(flatten)]
     pub journal: JournalLimits,
 
-    /// Time to stop in: connections close, queues are written out
-    #[arg(long, env = "DRAIN_TIMEOUT_MS", default_value = "10000", value_parser = millis, help_heading = "Stopping")]
+    /// Time to stop in: connections close, queues are written out [ms]
+    #[arg(long = "drain-timeout-ms", value_name = "MS", env = "DRAIN_TIMEOUT_MS", default_value = "10000", value_parser = millis, help_heading = "Stopping")]
     pub drain_timeout: Duration,
 
     #[command(flatten)]
@@ -75,28 +79,23 @@ pub struct EngineConfig {
     pub socket_path: String,
 
     /// Time between two pings [ms]
-    #[arg(id = "ping_interval_ms", long, env = "PING_INTERVAL_MS", default_value = "25000", value_parser = millis)]
+    #[arg(long = "ping-interval-ms", value_name = "MS", env = "PING_INTERVAL_MS", default_value = "25000", value_parser = millis)]
     pub ping_interval: Duration,
 
     /// Time a client has to answer a ping [ms]
-    #[arg(id = "ping_timeout_ms", long, env = "PING_TIMEOUT_MS", default_value = "20000", value_parser = millis)]
+    #[arg(long = "ping-timeout-ms", value_name = "MS", env = "PING_TIMEOUT_MS", default_value = "20000", value_parser = millis)]
     pub ping_timeout: Duration,
 
     /// Time a client has to CONNECT to a namespace [ms]
-    #[arg(id = "connect_timeout_ms", long, env = "CONNECT_TIMEOUT_MS", default_value = "45000", value_parser = millis)]
+    #[arg(long = "connect-timeout-ms", value_name = "MS", env = "CONNECT_TIMEOUT_MS", default_value = "45000", value_parser = millis)]
     pub connect_timeout: Duration,
 
     /// Time an upgrade to websocket may take [ms]
-    #[arg(id = "upgrade_timeout_ms", long, env = "UPGRADE_TIMEOUT_MS", default_value = "10000", value_parser = millis)]
+    #[arg(long = "upgrade-timeout-ms", value_name = "MS", env = "UPGRADE_TIMEOUT_MS", default_value = "10000", value_parser = millis)]
     pub upgrade_timeout: Duration,
 
     /// Largest message of a client, and largest polling body [bytes]
-    #[arg(
-        id = "max_payload",
-        long = "max-payload",
-        env = "MAX_PAYLOAD",
-        default_value_t = 1_000_000
-    )]
+    #[arg(long = "max-payload", env = "MAX_PAYLOAD", default_value_t = 1_000_000)]
     pub payload_bytes_max: usize,
 }
 
@@ -157,11 +156,11 @@ pub struct Limits {
     pub uploads_max: usize,
 
     /// Time to send a request's head [ms]
-    #[arg(id = "header_timeout_ms", long, env = "HEADER_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
+    #[arg(long = "header-timeout-ms", value_name = "MS", env = "HEADER_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
     pub header_timeout: Duration,
 
     /// Time a request's body may stand still [ms]
-    #[arg(id = "body_idle_timeout_ms", long, env = "BODY_IDLE_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
+    #[arg(long = "body-idle-timeout-ms", value_name = "MS", env = "BODY_IDLE_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
     pub body_idle_timeout: Duration,
 
     /// chatMessage events a socket may send per second, with bursts of as many; 0: no limit
@@ -186,7 +185,7 @@ pub struct JournalLimits {
     pub journal_segment_bytes: u64,
 
     /// How long messages stay in the journal after the store has them [ms]
-    #[arg(id = "journal_retention_ms", long, env = "JOURNAL_RETENTION_MS", default_value = "600000", value_parser = millis)]
+    #[arg(long = "journal-retention-ms", value_name = "MS", env = "JOURNAL_RETENTION_MS", default_value = "600000", value_parser = millis)]
     pub journal_retention: Duration,
 
     /// How many bytes of them stay at most [bytes]

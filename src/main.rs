@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 stopped in order; 1 could not start; 2 bad usage; 3 stopped, but not everything in time.
 
+use std::io::IsTerminal;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use chat_svc::app::{App, DrainReport};
 use chat_svc::config::Config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,7 +19,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let from_file = dotenvy::dotenv();
     let config = Config::from_command_line();
-    start_log(&config);
+    if let Err(sentence) = start_log(&config) {
+        return fail(&sentence);
+    }
     match from_file {
         Err(error) if !error.not_found() => return fail(&format!(".env cannot be read: {error}")),
         Ok(_) | Err(_) => {}
@@ -129,7 +133,10 @@ fn banner(config: &Config, app: &App) -> String {
         admin = local(app.admin_address),
         data = config.data_dir.display(),
         epoch = config.journal.log_epoch,
-        uploads = config.upload_path.display(),
+        uploads = config
+            .upload_url
+            .as_deref()
+            .unwrap_or(&config.upload_path.to_string_lossy()),
         upload = megabytes(limits.upload_bytes_max),
         connections = limits.connections_max,
         outbox = limits.outbox_bytes_max >> 10,
@@ -138,17 +145,21 @@ fn banner(config: &Config, app: &App) -> String {
     )
 }
 
-fn start_log(config: &Config) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+/// Begins to log to standard error. Fails when LOG_LEVEL cannot be read.
+fn start_log(config: &Config) -> Result<(), String> {
+    // The storage engine tells of every step at `info`.
+    let filter = EnvFilter::try_new(format!("fjall=warn,lsm_tree=warn,{}", config.log_level));
+    let filter = filter.map_err(|error| format!("LOG_LEVEL: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if config.log_json {
         log.json().init()
     } else {
         log.with_target(false).init()
     }
+    Ok(())
 }
 
 /// One connection needs one descriptor; the usual soft limit of 1,024 is far below what the service carries.
