@@ -73,15 +73,15 @@ impl Committer {
             let records = round.fill(&mut self.encoder);
             match self.write_block() {
                 Ok(time_ms) => {
-                    let count = records.len();
-                    let bytes = self.publish(records, time_ms);
-                    round.appended(count);
+                    let (count, bytes) = (records.len(), records.iter().map(cost).sum());
+                    self.publish(records, time_ms);
                     self.shared.queue.release(bytes);
+                    round.appended(count);
                 }
                 Err(failure) => {
                     let bytes = records.iter().chain(round.rest()).map(cost).sum();
-                    self.refuse(round, records.len(), failure);
-                    return self.shared.queue.release(bytes);
+                    self.shared.queue.release(bytes);
+                    return self.refuse(round, records.len(), failure);
                 }
             }
         }
@@ -135,14 +135,14 @@ impl Committer {
         Ok(())
     }
 
-    /// Lets everybody see a durable block. Returns what the queue may release for it.
-    fn publish(&mut self, records: Vec<Record>, time_ms: u64) -> usize {
+    /// Lets everybody see a durable block.
+    fn publish(&mut self, records: Vec<Record>, time_ms: u64) {
         if self.refusing {
             self.refusing = false;
             tracing::info!("the journal accepts records again");
         }
         let block_bytes = self.encoder.block_bytes();
-        let (count, bytes) = (records.len() as u64, records.iter().map(cost).sum());
+        let count = records.len() as u64;
         let base = self.segment.end;
         let block = Arc::new(Block { base, records });
         self.segment.grow(block_bytes, block.end(), time_ms);
@@ -158,7 +158,6 @@ impl Committer {
             end: self.segment.end,
             over: false,
         });
-        bytes
     }
 
     /// Answers the rest of the round: nothing after a failed block is tried, or a call's records could lose their order.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::topic::journal::block::{self, Head};
 use crate::topic::journal::segment::{self, SEGMENT_HEAD_BYTES, Segment, Walk};
 
-/// Why a journal could not be opened. Nothing was changed.
+/// Why a journal could not be opened. A damaged one is left as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("another process uses the journal in {}: stop it, or choose another folder", .0.display())]
