@@ -16,6 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::drain::Tasks;
+use crate::http::server::Slot;
 use crate::hub::outbox::Taken;
 use crate::hub::session::{Link, Session};
 use crate::protocol::connection::CloseReason;
@@ -59,19 +61,19 @@ impl Socket {
     }
 }
 
-/// Runs a connection from its upgrade to its end. With an `upgrade_timeout` it begins as a probe of a polling session,
-/// and has so long to take it over; failing leaves polling as it was.
-pub async fn run(upgraded: UpgradeFut, socket: Socket, upgrade_timeout: Option<Duration>) {
-    let Some(mut wire) = open(upgraded, socket, upgrade_timeout).await else {
-        return;
-    };
-    let end = poll_fn(|cx| wire.poll_open(cx)).await;
-    wire.socket
-        .handler
-        .hub
-        .close(&wire.socket.session, end.reason);
-    // Boxed, so that the many connections that are not closing do not carry room for it.
-    Box::pin(wire.finish(end.close_code)).await;
+/// Takes a connection over after its upgrade and runs it to its end. With an `upgrade_timeout` it begins as a probe of a
+/// polling session, and has so long to take it over; failing leaves polling as it was.
+pub async fn run(
+    upgraded: UpgradeFut,
+    socket: Socket,
+    upgrade_timeout: Option<Duration>,
+    slot: Option<Slot>,
+    tasks: Tasks,
+) {
+    if let Some(wire) = open(upgraded, socket, upgrade_timeout).await {
+        // In a task of its own, which has no more room than an open connection needs: most of them are idle.
+        tasks.spawn("websocket", wire.run(slot));
+    }
 }
 
 /// Takes the connection over from hyper, and the session over from polling; `None` when there is nothing to go on with.
@@ -178,6 +180,16 @@ impl Wire {
             self.partial = received.split_off(consumed);
         }
         Ok(())
+    }
+
+    async fn run(mut self, _slot: Option<Slot>) {
+        let end = poll_fn(|cx| self.poll_open(cx)).await;
+        self.socket
+            .handler
+            .hub
+            .close(&self.socket.session, end.reason);
+        // Boxed, so that the many connections that are not closing do not carry room for it.
+        Box::pin(self.finish(end.close_code)).await;
     }
 
     // --- the upgrade ---
