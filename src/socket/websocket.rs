@@ -61,8 +61,8 @@ impl Socket {
     }
 }
 
-/// Takes a connection over after its upgrade and runs it to its end. With an `upgrade_timeout` it begins as a probe of a
-/// polling session, and has so long to take it over; failing leaves polling as it was.
+/// Takes a connection over after its upgrade and runs it to its end. With an `upgrade_timeout` it begins as a probe
+/// of a polling session, and has so long to take it over; failing leaves polling as it was.
 pub async fn run(
     upgraded: UpgradeFut,
     socket: Socket,

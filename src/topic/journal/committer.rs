@@ -1,7 +1,8 @@
 //! The committer: one thread that writes all that queued while it wrote the last block, as one block with one sync.
 //!
-//! Promises: an answer `appended` comes after the sync; after a failed write either the file is as it was before, or the
-//! journal has failed for good. After a failed sync nobody can know what the disk holds, so the journal fails for good.
+//! Promises: an answer `appended` comes after the sync; after a failed write either the file is as it was before, or
+//! the journal has failed for good. After a failed sync nobody can know what the disk holds, so the journal fails for
+//! good.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -160,7 +161,8 @@ impl Committer {
         });
     }
 
-    /// Answers the rest of the round: nothing after a failed block is tried, or a call's records could lose their order.
+    /// Answers the rest of the round: nothing after a failed block is tried, or a call's records could lose their
+    /// order.
     fn refuse(&mut self, round: Round, in_block: usize, failure: Failure) {
         let (unknown, error) = match failure {
             Failure::Passing(what) => (0, TopicError::Unavailable(what)),
