@@ -200,7 +200,7 @@ async fn a_declared_length_over_the_limit_is_413_before_a_byte_of_it_came() {
     let mut client = Client::polling(server.address).await;
     let mut connection = Connection::open(server.address).await;
     let path = polling_path(client.sid());
-    for length in ["1000001", "18446744073709551615"] {
+    for length in ["1000001", "9000000000000000000"] {
         let headers = [("Content-Length", length)];
         connection.send("POST", &path, &headers, b"").await;
         connection.response("POST").await.expect_status(413);
