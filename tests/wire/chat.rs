@@ -181,6 +181,7 @@ async fn a_thousand_rooms_may_be_joined_and_not_one_more() {
     other
         .emit_with_ack("chatMessage", draft("ann", "one more", "hi"))
         .await;
+    other.event_named("newMessage").await;
     assert_eq!(client.events_until_now().await, []);
 }
 

@@ -1,6 +1,12 @@
 //! The wire, scenario by scenario: Engine.IO 4 and Socket.IO 5 as clients and attackers speak them, against the real
 //! binary. What stands here is what stands on the wire.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code: a panic is how a test fails"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
