@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::draft;
 use crate::support::client::Client;
+use crate::support::history;
 use crate::support::packet::Event;
 use crate::support::server::Server;
 
@@ -273,6 +274,52 @@ async fn typing_over_the_configured_rate_is_dropped_in_silence() {
         .map(|e| e.name.into())
         .collect();
     assert_eq!(events, ["messageSent"]);
+}
+
+#[tokio::test]
+async fn every_text_comes_back_equal_on_both_transports_and_in_history() {
+    let server = Server::start(&[]).await;
+    let mut ann = Client::polling(server.address).await;
+    let mut bob = Client::polling(server.address).await;
+    let mut bea = Client::websocket(server.address).await;
+    bob.join("bob").await;
+    bea.join("bob").await;
+    let texts = [
+        "nul \0 and separator \u{1e} and b4AAA=",
+        "\u{2028}\u{2029}\u{feff}\u{7f}\u{85}",
+        "\u{202e}desrever\u{202c} 👨\u{200d}👩\u{200d}👧 e\u{301} \u{e9}",
+        "\\ \" / \\u0041 </script> ${x} %00",
+        "\u{10ffff}\u{fffd}\u{ffff}",
+        " ",
+        "\r\n\t",
+    ];
+    for text in texts {
+        let answer = ann
+            .emit_with_ack("chatMessage", draft("ann", "bob", text))
+            .await;
+        assert_eq!(answer["message"]["text_content"], text);
+        for reader in [&mut bob, &mut bea] {
+            assert_eq!(reader.event_named("newMessage").await["text_content"], text);
+        }
+    }
+    let stored = history::whole(server.address, "talk").await;
+    let stored: Vec<_> = stored
+        .iter()
+        .map(|m| m["text_content"].as_str().unwrap())
+        .collect();
+    assert_eq!(stored, texts);
+}
+
+#[tokio::test]
+async fn text_that_is_no_unicode_is_refused_by_name() {
+    let server = Server::start(&[]).await;
+    let mut ann = Client::websocket(server.address).await;
+    let message = draft("ann", "bob", "SURROGATE").to_string();
+    let message = message.replace("SURROGATE", "\\ud800 alone");
+    ann.send_packet(&format!("42[\"chatMessage\",{message}]"))
+        .await;
+    assert_eq!(ann.event_named("messageError").await["code"], "invalid");
+    ann.join("ann").await;
 }
 
 /// The next events, and that no more are there.

@@ -5,8 +5,9 @@ use serde_json::json;
 use crate::support::client::Client;
 use crate::support::http;
 use crate::support::server::Server;
+use crate::support::websocket::Frame;
 use crate::support::within_for;
-use crate::{draft, forgotten, metric, metric_becomes};
+use crate::{FAST, draft, forgotten, metric, metric_becomes};
 
 /// The smallest that the service takes, so that little has to be sent.
 const OUTBOX: (&str, &str) = ("OUTBOX_BYTES_MAX", "65536");
@@ -151,6 +152,91 @@ async fn a_request_that_stands_still_is_cut() {
     head.send_bytes(b"GET /socket.io/?EIO=4 HTTP/1.1\r\nHost:")
         .await;
     head.closed().await;
+}
+
+#[tokio::test]
+async fn messages_of_the_largest_size_reach_a_client_that_reads() {
+    // The default bound has room for one such message only; a client may be owed four at a time.
+    let server = Server::start(&[("OUTBOX_BYTES_MAX", "4194304")]).await;
+    let mut ann = Client::websocket(server.address).await;
+    let mut bob = Client::websocket(server.address).await;
+    bob.join("bob").await;
+    ann.join("ann").await;
+    let text = "x".repeat(999_000);
+    for _ in 0..5 {
+        // Its receipt, its acknowledgement and itself: three times the size, to one socket.
+        let answer = ann
+            .emit_with_ack("chatMessage", draft("ann", "ann", &text))
+            .await;
+        assert_eq!(answer["status"], "ok");
+        ann.event_named("messageSent").await;
+        ann.event_named("newMessage").await;
+        for _ in 0..3 {
+            ann.emit("chatMessage", draft("ann", "bob", &text)).await;
+        }
+        for _ in 0..3 {
+            ann.event_named("messageSent").await;
+            bob.event_named("newMessage").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_never_finished_ends_with_the_heartbeat() {
+    let server = Server::start(&FAST).await;
+    let mut client = Client::websocket(server.address).await;
+    let open = Frame {
+        fin: false,
+        ..Frame::text("42[")
+    };
+    let socket = client.websocket_transport();
+    socket.send(&open).await.unwrap();
+    // A pong cannot come inside of it: it would be a message in a message.
+    assert_eq!(socket.closed().await, Some(1000));
+    let mut client = Client::websocket(server.address).await;
+    let socket = client.websocket_transport();
+    socket
+        .send_bytes(&Frame::text("42[").encode()[..7])
+        .await
+        .unwrap();
+    assert_eq!(socket.closed().await, Some(1000));
+}
+
+#[tokio::test]
+async fn a_stalled_client_that_misses_its_heartbeat_is_let_go() {
+    let server = Server::start(&FAST).await;
+    let mut ann = Client::websocket(server.address).await;
+    let mut stalled = Client::websocket(server.address).await;
+    stalled.join("bob").await;
+    let text = "x".repeat(100_000);
+    // More than the system's buffers take, less than the outbox's bound: only the heartbeat can tell.
+    while metric(&server, "chat_websockets").await > 1 {
+        ann.emit_with_ack("chatMessage", draft("ann", "bob", &text))
+            .await;
+    }
+    metric_becomes(&server, "chat_connections", 2).await;
+}
+
+#[tokio::test]
+async fn half_a_million_packets_in_one_post_delay_nobody() {
+    let server = Server::start(&[]).await;
+    let mut other = Client::websocket(server.address).await;
+    let mut client = Client::polling(server.address).await;
+    let body = b"3\x1e".repeat(499_999);
+    let flood = async {
+        client
+            .polling_transport()
+            .post(&body[..999_997])
+            .await
+            .expect_status(200);
+    };
+    let served = async {
+        for n in 0..100 {
+            other.join(&format!("room-{n}")).await;
+        }
+    };
+    tokio::join!(flood, served);
+    client.join("ann").await;
 }
 
 /// Resident memory, as the system counts it.
