@@ -93,6 +93,7 @@ async fn stop_amid_messages() {
             other => panic!("{other}"),
         }
     }
+    drop(ann);
     // No answer at all is left to those only that the server had not read when it closed.
     println!("{} sent, {refused} refused", sent.len());
     let mut heard: Vec<Value> = Vec::new();
@@ -101,6 +102,7 @@ async fn stop_amid_messages() {
             heard.push(event.data().clone());
         }
     }
+    drop(bob);
     assert_eq!(heard, sent, "what is acknowledged is shown before the end");
     assert_eq!(server.exit(IN_TIME).await.code(), Some(0));
     let server = Server::start_in(folder.path(), &[]).await;
