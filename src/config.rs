@@ -289,7 +289,12 @@ impl Config {
     /// Memory that the limits allow all connections and queues together to take, in bytes.
     pub fn memory_bytes_max(&self) -> u64 {
         let limits = &self.limits;
-        let socket = limits.outbox_bytes_max + self.engine.payload_bytes_max;
+        let payload = self.engine.payload_bytes_max;
+        // One push may bring two answers of a payload's size to a queue that is half full.
+        let outbox = limits
+            .outbox_bytes_max
+            .max(limits.outbox_bytes_max / 2 + 2 * payload);
+        let socket = outbox + payload;
         let sockets = (limits.connections_max as u64).saturating_mul(socket as u64);
         let lanes = (self.lanes() as u64).saturating_mul(limits.lane_bytes_max as u64);
         sockets
