@@ -1,8 +1,8 @@
 //! Uploaded files, in an object store: a folder of this machine.
 //!
-//! A file appears under its name whole and synced, or not at all. Whatever is not finished and kept is removed, also when
-//! the request that wrote it is cancelled; what a crash leaves is removed at the next start. Memory per transfer is
-//! bounded by one part.
+//! A file appears under its name whole and synced, or not at all. Whatever is not finished and kept is removed, also
+//! when the request that wrote it is cancelled; what a crash leaves is removed at the next start. Memory per transfer
+//! is bounded by one part.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -113,7 +113,8 @@ impl Blobs {
     /// Removes a file, finished or half finished, in a task of its own. Sends when that is done.
     fn discard(&self, name: BlobName, parts: Option<Parts>) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
-        // Without a runtime the whole process is ending: parts dropped remove themselves, the rest is for the next start.
+        // Without a runtime the whole process is ending: parts dropped remove themselves, the rest is for the next
+        // start.
         if tokio::runtime::Handle::try_current().is_ok() {
             let blobs = self.clone();
             self.tasks.spawn("discard upload", async move {

@@ -1,9 +1,12 @@
 //! Tasks that are named, counted and joined, and the stages in which everything stops.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -80,11 +83,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let guard = Panicked(name);
-        tokio::spawn(self.tracker.track_future(async move {
-            task.await;
-            std::mem::forget(guard);
-        }));
+        tokio::spawn(self.tracker.track_future(Named { task, name }));
     }
 
     /// Tasks that have not ended.
@@ -100,14 +99,28 @@ impl Tasks {
     }
 }
 
-/// Dropped without being forgotten only when its task panicked or was cut off.
-struct Panicked(&'static str);
+pin_project! {
+    /// A task that says its name when it panics. No `async` block: that would keep the task twice, and there are many.
+    struct Named<F> {
+        #[pin]
+        task: F,
+        name: &'static str,
+    }
 
-impl Drop for Panicked {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!(task = self.0, "a task panicked");
+    impl<F> PinnedDrop for Named<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if std::thread::panicking() {
+                tracing::error!(task = this.name, "a task panicked");
+            }
         }
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Named<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
     }
 }
 

@@ -1,5 +1,5 @@
-//! What every store keeps, whatever it stands on. Conversations and ids are fresh in every test, so that a server shared
-//! with others serves as well as a folder of our own.
+//! What every store keeps, whatever it stands on. Conversations and ids are fresh in every test, so that a server
+//! shared with others serves as well as a folder of our own.
 
 #![allow(clippy::unwrap_used)] // a scenario may fail wherever it stands
 

@@ -80,7 +80,7 @@ contract! {
     latest_sees_only_what_is_new
     a_group_goes_on_after_its_commit_and_rereads_what_it_did_not_commit
     groups_do_not_disturb_each_other
-    behind_goes_back_by_count_and_takes_part_in_no_group
+    behind_goes_back_by_count_and_age_and_takes_part_in_no_group
     bounds_tell_commit_and_end
     poll_waits_for_the_next_record
     a_dropped_poll_loses_nothing
@@ -179,23 +179,25 @@ async fn groups_do_not_disturb_each_other(home: Home) {
     assert_eq!(read(&mut quotes, 10).await, numbers(0..10));
 }
 
-async fn behind_goes_back_by_count_and_takes_part_in_no_group(home: Home) {
+async fn behind_goes_back_by_count_and_age_and_takes_part_in_no_group(home: Home) {
     append(&home, &numbers(0..10)).await;
     let mut archive = subscribe(&home, Start::Group("archive")).await;
     read(&mut archive, 8).await;
     archive.commit().await.expect("commits");
-    let behind = |records_max| Start::Behind {
+    let behind = |hours: u64, records_max| Start::Behind {
         group: "archive",
-        window: Duration::from_secs(3_600),
+        window: Duration::from_secs(3_600 * hours),
         records_max,
     };
-    let mut three = subscribe(&home, behind(3)).await;
+    let mut three = subscribe(&home, behind(1, 3)).await;
     assert_eq!(read(&mut three, 5).await, numbers(5..10));
     three.commit().await.expect("does nothing");
-    let mut all = subscribe(&home, behind(100)).await;
+    let mut all = subscribe(&home, behind(1, 100)).await;
     assert_eq!(read(&mut all, 10).await, numbers(0..10));
-    let mut none = subscribe(&home, behind(0)).await;
-    assert_eq!(read(&mut none, 2).await, numbers(8..10));
+    for nothing in [behind(1, 0), behind(0, 100)] {
+        let mut reader = subscribe(&home, nothing).await;
+        assert_eq!(read(&mut reader, 2).await, numbers(8..10));
+    }
 }
 
 async fn bounds_tell_commit_and_end(home: Home) {

@@ -179,10 +179,9 @@ impl Endpoint {
             self.options.payload_bytes_max,
         );
         let upgrade_timeout = is_probe.then_some(self.options.upgrade_timeout);
-        self.tasks.spawn("websocket", async move {
-            websocket::run(upgraded, socket, upgrade_timeout).await;
-            drop(slot);
-        });
+        let tasks = self.tasks.clone();
+        let run = websocket::run(upgraded, socket, upgrade_timeout, slot, tasks);
+        self.tasks.spawn("websocket upgrade", run);
         response.map(reply::boxed)
     }
 

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fastwebsockets::upgrade::UpgradeFut;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::drain::Tasks;
+use crate::http::server::Slot;
 use crate::hub::outbox::Taken;
 use crate::hub::session::{Link, Session};
 use crate::protocol::connection::CloseReason;
@@ -60,44 +61,63 @@ impl Socket {
     }
 }
 
-/// Runs a connection from its upgrade to its end. With an `upgrade_timeout` it begins as a probe of a polling session,
-/// and has so long to take it over; failing leaves polling as it was.
-pub async fn run(upgraded: UpgradeFut, socket: Socket, upgrade_timeout: Option<Duration>) {
-    let (session, handler) = (socket.session.clone(), socket.handler.clone());
+/// Takes a connection over after its upgrade and runs it to its end. With an `upgrade_timeout` it begins as a probe
+/// of a polling session, and has so long to take it over; failing leaves polling as it was.
+pub async fn run(
+    upgraded: UpgradeFut,
+    socket: Socket,
+    upgrade_timeout: Option<Duration>,
+    slot: Option<Slot>,
+    tasks: Tasks,
+) {
+    if let Some(wire) = open(upgraded, socket, upgrade_timeout).await {
+        // In a task of its own, which has no more room than an open connection needs: most of them are idle.
+        tasks.spawn("websocket", wire.run(slot));
+    }
+}
+
+/// Takes the connection over from hyper, and the session over from polling; `None` when there is nothing to go on with.
+///
+/// What hyper had read ahead is handled here and let go: it would hold on to a buffer of 8 KiB.
+async fn open(
+    upgraded: UpgradeFut,
+    socket: Socket,
+    upgrade_timeout: Option<Duration>,
+) -> Option<Wire> {
     let Some((stream, received)) = raw_stream(upgraded).await else {
         if upgrade_timeout.is_none() {
-            handler.hub.close(&session, CloseReason::TransportError);
+            socket
+                .handler
+                .hub
+                .close(&socket.session, CloseReason::TransportError);
         }
-        return;
+        return None;
     };
     let mut wire = Wire::new(stream, socket, upgrade_timeout.is_some());
-    if let Some(limit) = upgrade_timeout
-        && !wire.probe(received.clone(), limit).await
-    {
-        return;
+    let begun = wire.begin(received);
+    if let Some(limit) = upgrade_timeout {
+        return Box::pin(wire.probe(begun, limit)).await.then_some(wire);
     }
-    let received = if upgrade_timeout.is_some() {
-        Bytes::new()
-    } else {
-        received
-    };
-    let end = match wire.begin(&received) {
-        Ok(()) => poll_fn(|cx| wire.poll_open(cx)).await,
-        Err(end) => end,
-    };
-    handler.hub.close(&session, end.reason);
-    wire.finish(end.close_code).await;
+    if let Err(end) = begun {
+        wire.socket
+            .handler
+            .hub
+            .close(&wire.socket.session, end.reason);
+        Box::pin(wire.finish(end.close_code)).await;
+        return None;
+    }
+    Some(wire)
 }
 
 /// Takes the connection back from hyper, with what it had read ahead.
-async fn raw_stream(upgraded: UpgradeFut) -> Option<(TcpStream, Bytes)> {
+async fn raw_stream(upgraded: UpgradeFut) -> Option<(TcpStream, Vec<u8>)> {
     let websocket = upgraded.await.ok()?;
     let parts = websocket
         .into_inner()
         .into_inner()
         .downcast::<TokioIo<TcpStream>>()
         .ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
 // === Wire ===
@@ -153,23 +173,31 @@ impl Wire {
         }
     }
 
-    /// Handles what hyper had read ahead.
-    fn begin(&mut self, received: &[u8]) -> Result<(), End> {
-        if received.is_empty() {
-            return Ok(());
+    /// Handles what was read ahead.
+    fn begin(&mut self, mut received: Vec<u8>) -> Result<(), End> {
+        if !received.is_empty() {
+            let consumed = self.consume(&mut received)?;
+            self.partial = received.split_off(consumed);
         }
-        let mut input = received.to_vec();
-        let consumed = self.consume(&mut input)?;
-        self.partial = input.split_off(consumed);
         Ok(())
+    }
+
+    async fn run(mut self, _slot: Option<Slot>) {
+        let end = poll_fn(|cx| self.poll_open(cx)).await;
+        self.socket
+            .handler
+            .hub
+            .close(&self.socket.session, end.reason);
+        // Boxed, so that the many connections that are not closing do not carry room for it.
+        Box::pin(self.finish(end.close_code)).await;
     }
 
     // --- the upgrade ---
 
     /// Waits for the probe and the upgrade; false when it failed and the connection is of no use.
-    async fn probe(&mut self, received: Bytes, limit: Duration) -> bool {
+    async fn probe(&mut self, begun: Result<(), End>, limit: Duration) -> bool {
         let upgraded = async {
-            let mut end = self.begin(&received).err();
+            let mut end = begun.err();
             while self.is_probe && end.is_none() {
                 end = poll_fn(|cx| self.poll_probe(cx)).await.err();
             }

@@ -1,9 +1,9 @@
 //! The store in a folder of our own: fjall keyspaces, nothing to install.
 //!
-//! `messages` holds each message under conversation and place, so that a page is one range; `ids` leads from a message's
-//! id to that key. Both are written in one atomic batch, synced to disk before a call returns `Ok`.
-//! After a full disk it goes on by itself once there is space; after a failed sync it takes no more writes.
-//! One process at a time may have the folder open.
+//! `messages` holds each message under conversation and place, so that a page is one range; `ids` leads from a
+//! message's id to that key. Both are written in one atomic batch, synced to disk before a call returns `Ok`. After a
+//! full disk it goes on by itself once there is space; after a failed sync it takes no more writes. One process at a
+//! time may have the folder open.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

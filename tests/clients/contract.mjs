@@ -76,7 +76,9 @@ export async function gate() {
   const target = new URL(CHAT_URL);
   let release;
   const released = new Promise((resolve) => (release = resolve));
+  const open = new Set();
   const server = createServer((client) => {
+    open.add(client.on('close', () => open.delete(client)));
     client.once('data', async (head) => {
       client.pause();
       if (head.includes('transport=websocket')) await released;
@@ -91,6 +93,9 @@ export async function gate() {
     client.on('error', () => client.destroy());
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  server.unref();
-  return { address: `http://127.0.0.1:${server.address().port}`, release, close: () => server.close() };
+  const close = () => {
+    server.close();
+    open.forEach((client) => client.destroy());
+  };
+  return { address: `http://127.0.0.1:${server.address().port}`, release, close };
 }

@@ -29,7 +29,7 @@ const strangers = [];
 let down = false;
 
 before(async () => {
-  const executablePath = process.env.CHROMIUM ?? BROWSERS.find((path) => existsSync(path));
+  const executablePath = process.env.CHROMIUM || BROWSERS.find((path) => existsSync(path));
   assert.ok(executablePath, `no browser: none of ${BROWSERS.join(', ')}, and CHROMIUM is not set`);
   browser = await chromium.launch({ executablePath, args: FLAGS });
 });

@@ -1,7 +1,8 @@
 //! The committer: one thread that writes all that queued while it wrote the last block, as one block with one sync.
 //!
-//! Promises: an answer `appended` comes after the sync; after a failed write either the file is as it was before, or the
-//! journal has failed for good. After a failed sync nobody can know what the disk holds, so the journal fails for good.
+//! Promises: an answer `appended` comes after the sync; after a failed write either the file is as it was before, or
+//! the journal has failed for good. After a failed sync nobody can know what the disk holds, so the journal fails for
+//! good.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -73,15 +74,15 @@ impl Committer {
             let records = round.fill(&mut self.encoder);
             match self.write_block() {
                 Ok(time_ms) => {
-                    let count = records.len();
-                    let bytes = self.publish(records, time_ms);
-                    round.appended(count);
+                    let (count, bytes) = (records.len(), records.iter().map(cost).sum());
+                    self.publish(records, time_ms);
                     self.shared.queue.release(bytes);
+                    round.appended(count);
                 }
                 Err(failure) => {
                     let bytes = records.iter().chain(round.rest()).map(cost).sum();
-                    self.refuse(round, records.len(), failure);
-                    return self.shared.queue.release(bytes);
+                    self.shared.queue.release(bytes);
+                    return self.refuse(round, records.len(), failure);
                 }
             }
         }
@@ -135,14 +136,14 @@ impl Committer {
         Ok(())
     }
 
-    /// Lets everybody see a durable block. Returns what the queue may release for it.
-    fn publish(&mut self, records: Vec<Record>, time_ms: u64) -> usize {
+    /// Lets everybody see a durable block.
+    fn publish(&mut self, records: Vec<Record>, time_ms: u64) {
         if self.refusing {
             self.refusing = false;
             tracing::info!("the journal accepts records again");
         }
         let block_bytes = self.encoder.block_bytes();
-        let (count, bytes) = (records.len() as u64, records.iter().map(cost).sum());
+        let count = records.len() as u64;
         let base = self.segment.end;
         let block = Arc::new(Block { base, records });
         self.segment.grow(block_bytes, block.end(), time_ms);
@@ -158,10 +159,10 @@ impl Committer {
             end: self.segment.end,
             over: false,
         });
-        bytes
     }
 
-    /// Answers the rest of the round: nothing after a failed block is tried, or a call's records could lose their order.
+    /// Answers the rest of the round: nothing after a failed block is tried, or a call's records could lose their
+    /// order.
     fn refuse(&mut self, round: Round, in_block: usize, failure: Failure) {
         let (unknown, error) = match failure {
             Failure::Passing(what) => (0, TopicError::Unavailable(what)),

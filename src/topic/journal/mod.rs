@@ -1,7 +1,7 @@
 //! The embedded log: a topic of one partition in a folder of segment files, for one process.
 //!
-//! Appends that wait together become one checksummed block, written and synced once. Opening cuts what a crash left half
-//! written, and refuses what is damaged. Disk-full is passing; a failed sync is for good. It does not replicate.
+//! Appends that wait together become one checksummed block, written and synced once. Opening cuts what a crash left
+//! half written, and refuses what is damaged. Disk-full is passing; a failed sync is for good. It does not replicate.
 
 mod block;
 mod committer;

@@ -13,7 +13,8 @@ pub(super) struct Append {
     pub reply: oneshot::Sender<Answer>,
 }
 
-/// What became of one call's records, in their order: first `appended` ones, then `unknown` ones, the rest not appended.
+/// What became of one call's records, in their order: first `appended` ones, then `unknown` ones, the rest not
+/// appended.
 pub(super) struct Answer {
     /// Offset of the first record.
     pub base: u64,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::task::coop::consume_budget;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::topic::journal::block::{Block, Head};
@@ -60,6 +61,8 @@ impl Reader {
     }
 
     async fn read(&mut self, batch: &mut Vec<Entry>, max: usize) -> Result<(), TopicError> {
+        // With a full ring nothing below would ever wait: let the task's neighbours run.
+        consume_budget().await;
         let mut left = max;
         while left > 0 {
             self.take(batch, &mut left);
@@ -147,9 +150,10 @@ impl Subscription for Reader {
     }
 }
 
-/// Offset of the first retained record that is at most that old; the log's end when there is none.
+/// Offset of the first retained record that is younger; the log's end when there is none.
 pub(super) fn find_time(shared: &Shared, window: std::time::Duration) -> Result<u64, TopicError> {
-    let since_ms = now_ms().saturating_sub(window.as_millis().try_into().unwrap_or(u64::MAX));
+    let window_ms = window.as_millis().try_into().unwrap_or(u64::MAX);
+    let since_ms = now_ms().saturating_sub(window_ms) + 1;
     let Some(segment) = shared.shelf.lock().find_time(since_ms) else {
         return Ok(shared.tip.borrow().end);
     };

@@ -1,7 +1,8 @@
 //! Opening a folder of segments: what a crash left half written is cut, what is damaged is refused.
 //!
 //! One block is written and synced at a time, so a crash can only harm the end of the last segment. A bad block with
-//! good ones after it, or in an earlier segment, means that records which were durable are gone: only a person may decide that.
+//! good ones after it, or in an earlier segment, means that records which were durable are gone: only a person may
+//! decide that.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::topic::journal::block::{self, Head};
 use crate::topic::journal::segment::{self, SEGMENT_HEAD_BYTES, Segment, Walk};
 
-/// Why a journal could not be opened. Nothing was changed.
+/// Why a journal could not be opened. A damaged one is left as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("another process uses the journal in {}: stop it, or choose another folder", .0.display())]
@@ -68,7 +69,8 @@ fn list(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(bases)
 }
 
-/// An earlier segment: its chain of heads must lead to the next one's base. Its records are verified when they are read.
+/// An earlier segment: its chain of heads must lead to the next one's base. Its records are verified when they are
+/// read.
 fn check_earlier(folder: &Path, base: u64, next_base: u64) -> Result<Segment, OpenError> {
     let path = segment::segment_path(folder, base);
     let file = File::open(&path).map_err(OpenError::io(&path))?;
@@ -135,7 +137,8 @@ fn check_last(folder: &Path, base: u64, salt: u32) -> Result<(Segment, File), Op
     Ok((segment, file))
 }
 
-/// A crash between creating a segment and syncing its head leaves no block in it; with blocks, the head was damaged later.
+/// A crash between creating a segment and syncing its head leaves no block in it; with blocks, the head was damaged
+/// later.
 fn redo_head(
     folder: &Path,
     base: u64,

@@ -1,0 +1,5 @@
+//! What the embedded log promises beyond the contract.
+
+mod bounds;
+mod crash;
+mod home;
