@@ -232,40 +232,107 @@ impl Config {
                 "MONGO_URI is set, but this version has only its embedded store; unset it".into(),
             );
         }
+        self.check_numbers()?;
         let limits = &self.limits;
-        let at_least_one = [
-            ("CONNECTIONS_MAX", limits.connections_max),
-            ("ROOMS_PER_SOCKET_MAX", limits.rooms_per_socket_max),
-            ("LANE_MESSAGES_MAX", limits.lane_messages_max),
-            ("BATCH_MAX", limits.batch_max),
-            ("PAGE_DEFAULT", limits.page_default),
-            ("UPLOADS_MAX", limits.uploads_max),
-            ("MAX_PAYLOAD", self.engine.payload_bytes_max),
-        ];
-        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} must be at least 1"));
-        }
         if limits.page_default > limits.page_max {
             return Err("PAGE_DEFAULT must not be above PAGE_MAX".into());
         }
-        if self.engine.payload_bytes_max > 16 << 20 {
-            return Err("MAX_PAYLOAD must be at most 16777216 bytes".into());
-        }
-        if limits.outbox_bytes_max < 64 << 10
-            || limits.lane_bytes_max < self.engine.payload_bytes_max
-        {
-            return Err(
-                "OUTBOX_BYTES_MAX must be at least 65536, LANE_BYTES_MAX at least MAX_PAYLOAD"
-                    .into(),
-            );
-        }
-        if self.journal.log_epoch == 0 || self.journal.log_epoch >= 8_192 {
-            return Err("LOG_EPOCH must be 1 to 8191".into());
-        }
-        if self.engine.ping_interval.is_zero() || self.engine.ping_timeout.is_zero() {
-            return Err("PING_INTERVAL_MS and PING_TIMEOUT_MS must be at least 1".into());
+        if limits.lane_bytes_max < self.engine.payload_bytes_max {
+            return Err("LANE_BYTES_MAX must be at least MAX_PAYLOAD".into());
         }
         self.check_names()
+    }
+
+    /// A number beyond these makes a server that cannot work, or one that fails later, when it is full.
+    fn check_numbers(&self) -> Result<(), String> {
+        let (limits, engine, journal) = (&self.limits, &self.engine, &self.journal);
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let size = |value: usize| value as u64;
+        const BYTES_MAX: u64 = 1 << 40;
+        const TIME_MS_MAX: u64 = 24 * 3_600_000;
+        let numbers = [
+            ("WORKER_THREADS", size(self.worker_threads), 0, 1_024),
+            ("DRAIN_TIMEOUT_MS", ms(self.drain_timeout), 0, TIME_MS_MAX),
+            ("PING_INTERVAL_MS", ms(engine.ping_interval), 1, TIME_MS_MAX),
+            ("PING_TIMEOUT_MS", ms(engine.ping_timeout), 1, TIME_MS_MAX),
+            (
+                "CONNECT_TIMEOUT_MS",
+                ms(engine.connect_timeout),
+                1,
+                TIME_MS_MAX,
+            ),
+            (
+                "UPGRADE_TIMEOUT_MS",
+                ms(engine.upgrade_timeout),
+                1,
+                TIME_MS_MAX,
+            ),
+            ("MAX_PAYLOAD", size(engine.payload_bytes_max), 1, 16 << 20),
+            ("CONNECTIONS_MAX", size(limits.connections_max), 1, 1 << 30),
+            (
+                "OUTBOX_BYTES_MAX",
+                size(limits.outbox_bytes_max),
+                64 << 10,
+                1 << 32,
+            ),
+            (
+                "ROOMS_PER_SOCKET_MAX",
+                size(limits.rooms_per_socket_max),
+                1,
+                1 << 30,
+            ),
+            ("LANES", size(limits.lanes), 0, 1_024),
+            (
+                "LANE_MESSAGES_MAX",
+                size(limits.lane_messages_max),
+                1,
+                1 << 30,
+            ),
+            ("LANE_BYTES_MAX", size(limits.lane_bytes_max), 1, BYTES_MAX),
+            ("BATCH_MAX", size(limits.batch_max), 1, 1 << 20),
+            ("PAGE_DEFAULT", size(limits.page_default), 1, 1 << 20),
+            ("PAGE_MAX", size(limits.page_max), 1, 1 << 20),
+            (
+                "TAIL_BYTES_MAX",
+                size(limits.tail_bytes_max),
+                1 << 20,
+                BYTES_MAX,
+            ),
+            ("RECENT_IDS_MAX", size(limits.recent_ids_max), 1, 1 << 30),
+            ("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, BYTES_MAX),
+            ("UPLOADS_MAX", size(limits.uploads_max), 1, 1 << 30),
+            (
+                "HEADER_TIMEOUT_MS",
+                ms(limits.header_timeout),
+                1,
+                TIME_MS_MAX,
+            ),
+            (
+                "BODY_IDLE_TIMEOUT_MS",
+                ms(limits.body_idle_timeout),
+                1,
+                TIME_MS_MAX,
+            ),
+            (
+                "JOURNAL_SEGMENT_BYTES",
+                journal.journal_segment_bytes,
+                1 << 10,
+                BYTES_MAX,
+            ),
+            (
+                "JOURNAL_RETENTION_MS",
+                ms(journal.journal_retention),
+                0,
+                3_650 * TIME_MS_MAX,
+            ),
+            ("LOG_EPOCH", u64::from(journal.log_epoch), 1, 8_191),
+        ];
+        let mut wrong = numbers
+            .iter()
+            .filter(|(_, given, min, max)| given < min || given > max);
+        wrong.next().map_or(Ok(()), |(name, _, min, max)| {
+            Err(format!("{name} must be {min} to {max}"))
+        })
     }
 
     fn check_names(&self) -> Result<(), String> {
