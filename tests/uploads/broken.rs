@@ -1,0 +1,129 @@
+//! Uploads that break off, stand still, are too many or too quick.
+
+use super::support::http::{self, Connection, Multipart};
+use super::support::server::Server;
+use super::support::within;
+use super::{PATH, assert_error, file, files, people, settled, until_files};
+
+#[tokio::test]
+async fn a_connection_cut_in_mid_upload_leaves_nothing() {
+    let server = Server::start(&[]).await;
+    let idle = tasks(&server).await;
+    let whole = file(people(), &vec![b'x'; 900_000]).finish();
+    for length in [10, 200, 5_000, 400_000, whole.len() - 30, whole.len() - 3] {
+        for is_announced in [true, false] {
+            let mut connection = Connection::open(server.address).await;
+            let total = whole.len().to_string();
+            let framing = if is_announced {
+                ("Content-Length", total.as_str())
+            } else {
+                ("Transfer-Encoding", "chunked")
+            };
+            let headers = [("Content-Type", Multipart::CONTENT_TYPE), framing];
+            connection.send("POST", PATH, &headers, b"").await;
+            if !is_announced {
+                connection
+                    .send_bytes(format!("{:x}\r\n", whole.len()).as_bytes())
+                    .await;
+            }
+            connection.send_bytes(&whole[..length]).await;
+            drop(connection);
+        }
+    }
+    let ended = async { while tasks(&server).await != idle {} };
+    within("the requests to end", ended).await;
+    assert_eq!(files(&server), [""; 0]);
+    settled(&server, 0).await;
+}
+
+/// Tasks running in the server, that of this very question among them.
+async fn tasks(server: &Server) -> String {
+    let metrics = http::get(server.admin, "/metrics").await.text();
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("chat_tasks "))
+        .unwrap();
+    line.to_string()
+}
+
+#[tokio::test]
+async fn uploads_beyond_the_limit_are_told_to_come_back() {
+    let server = Server::start(&[("UPLOADS_MAX", "2")]).await;
+    let whole = file(people(), &[b'x'; 2_000]).finish();
+    let (most, rest) = whole.split_at(whole.len() - 100);
+    let length = whole.len().to_string();
+    let headers = [
+        ("Content-Type", Multipart::CONTENT_TYPE),
+        ("Content-Length", &length),
+    ];
+    let mut slow = Vec::new();
+    for count in 1..=2 {
+        let mut connection = Connection::open(server.address).await;
+        connection.send("POST", PATH, &headers, most).await;
+        slow.push(connection);
+        until_files(&server, count).await;
+    }
+    let refused = file(people(), b"x").post(server.address, PATH).await;
+    assert_error(&refused, 503, "unavailable");
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    for connection in &mut slow {
+        connection.send_bytes(rest).await;
+        connection.response("POST").await.expect_status(201);
+    }
+    file(people(), b"x")
+        .post(server.address, PATH)
+        .await
+        .expect_status(201);
+    settled(&server, 3).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_is_ended_and_leaves_nothing() {
+    let server = Server::start(&[("BODY_IDLE_TIMEOUT_MS", "200")]).await;
+    let whole = file(people(), &vec![b'x'; 600_000]).finish();
+    for length in [0, 100, 500_000] {
+        let mut connection = Connection::open(server.address).await;
+        let total = whole.len().to_string();
+        let headers = [
+            ("Content-Type", Multipart::CONTENT_TYPE),
+            ("Content-Length", &total),
+        ];
+        connection
+            .send("POST", PATH, &headers, &whole[..length])
+            .await;
+        assert_error(&connection.response("POST").await, 408, "timeout");
+        connection.closed().await;
+    }
+    settled(&server, 0).await;
+}
+
+#[tokio::test]
+async fn a_quick_sender_of_a_large_file_does_not_fill_the_memory() {
+    let server = Server::start(&[]).await;
+    file(people(), b"warm")
+        .post(server.address, PATH)
+        .await
+        .expect_status(201);
+    let before = resident_kib(&server, "VmHWM");
+    let large = vec![b'x'; 25 << 20];
+    let message = file(people(), &large)
+        .post(server.address, PATH)
+        .await
+        .expect_status(201)
+        .json();
+    let grown = resident_kib(&server, "VmHWM") - before;
+    assert!(grown < 12 << 10, "{grown} KiB more at the peak");
+    let url = message["attachment_url"].as_str().unwrap();
+    assert!(http::get(server.address, url).await.body == large);
+    let grown = resident_kib(&server, "VmHWM") - before;
+    assert!(
+        grown < 12 << 10,
+        "{grown} KiB more at the peak after reading"
+    );
+}
+
+fn resident_kib(server: &Server, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
