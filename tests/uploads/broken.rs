@@ -127,3 +127,39 @@ fn resident_kib(server: &Server, name: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let server = Server::start(&[("UPLOAD_BYTES_MAX", "1000")]).await;
+    let form = file(people(), &vec![b'x'; 8 << 20]).finish();
+    let headers = [("Content-Type", Multipart::CONTENT_TYPE)];
+    for _ in 0..10 {
+        let mut connection = Connection::open(server.address).await;
+        connection
+            .try_send("POST", PATH, &headers, &form)
+            .await
+            .ok();
+        assert_error(&connection.response("POST").await, 413, "too_large");
+    }
+}
+
+#[tokio::test]
+async fn without_its_folder_uploads_are_unavailable_and_readiness_names_them() {
+    let server = Server::start(&[]).await;
+    std::fs::remove_dir_all(server.uploads()).unwrap();
+    std::fs::write(server.uploads(), "no folder").unwrap();
+    let answer = file(people(), b"x").post(server.address, PATH).await;
+    assert_error(&answer, 503, "unavailable");
+    assert!(!answer.text().contains("uploads/") && !answer.text().contains("os error"));
+    let ready = http::get(server.admin, "/health/ready")
+        .await
+        .expect_status(503)
+        .json();
+    assert_ne!(ready["uploads"], "ok");
+    assert_eq!(ready["log"], "ok");
+    assert!(
+        super::support::history::whole(server.address, "talk")
+            .await
+            .is_empty()
+    );
+}
