@@ -211,6 +211,14 @@ pub struct Elsewhere {
     pub mongo_uri: Option<String>,
 }
 
+/// What a number is, and what it may be.
+struct Number {
+    name: &'static str,
+    given: u64,
+    min: u64,
+    max: u64,
+}
+
 impl Config {
     /// Reads flags and environment; ends the process with a usage message when they cannot be read.
     pub fn from_command_line() -> Self {
@@ -245,94 +253,101 @@ impl Config {
 
     /// A number beyond these makes a server that cannot work, or one that fails later, when it is full.
     fn check_numbers(&self) -> Result<(), String> {
-        let (limits, engine, journal) = (&self.limits, &self.engine, &self.journal);
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let size = |value: usize| value as u64;
-        const BYTES_MAX: u64 = 1 << 40;
-        const TIME_MS_MAX: u64 = 24 * 3_600_000;
-        let numbers = [
-            ("WORKER_THREADS", size(self.worker_threads), 0, 1_024),
-            ("DRAIN_TIMEOUT_MS", ms(self.drain_timeout), 0, TIME_MS_MAX),
-            ("PING_INTERVAL_MS", ms(engine.ping_interval), 1, TIME_MS_MAX),
-            ("PING_TIMEOUT_MS", ms(engine.ping_timeout), 1, TIME_MS_MAX),
-            (
-                "CONNECT_TIMEOUT_MS",
-                ms(engine.connect_timeout),
+        let mut numbers = self
+            .times()
+            .into_iter()
+            .chain(self.counts())
+            .chain(self.sizes());
+        let wrong = numbers.find(
+            |Number {
+                 given, min, max, ..
+             }| given < min || given > max,
+        );
+        wrong.map_or(Ok(()), |Number { name, min, max, .. }| {
+            Err(format!("{name} must be {min} to {max}"))
+        })
+    }
+
+    fn times(&self) -> [Number; 8] {
+        const DAY_MS: u64 = 24 * 3_600_000;
+        let (limits, engine) = (&self.limits, &self.engine);
+        let time = |name, time: Duration, min, max| {
+            let given = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            Number {
+                name,
+                given,
+                min,
+                max,
+            }
+        };
+        let retention = self.journal.journal_retention;
+        [
+            time("PING_INTERVAL_MS", engine.ping_interval, 1, DAY_MS),
+            time("PING_TIMEOUT_MS", engine.ping_timeout, 1, DAY_MS),
+            time("CONNECT_TIMEOUT_MS", engine.connect_timeout, 1, DAY_MS),
+            time("UPGRADE_TIMEOUT_MS", engine.upgrade_timeout, 1, DAY_MS),
+            time("HEADER_TIMEOUT_MS", limits.header_timeout, 1, DAY_MS),
+            time("BODY_IDLE_TIMEOUT_MS", limits.body_idle_timeout, 1, DAY_MS),
+            time("DRAIN_TIMEOUT_MS", self.drain_timeout, 0, DAY_MS),
+            time("JOURNAL_RETENTION_MS", retention, 0, 3_650 * DAY_MS),
+        ]
+    }
+
+    fn counts(&self) -> [Number; 10] {
+        let limits = &self.limits;
+        let count = |name, given: usize, min, max| Number {
+            name,
+            given: given as u64,
+            min,
+            max,
+        };
+        [
+            count("WORKER_THREADS", self.worker_threads, 0, 1_024),
+            count("LANES", limits.lanes, 0, 1_024),
+            count("CONNECTIONS_MAX", limits.connections_max, 1, 1 << 30),
+            count(
+                "ROOMS_PER_SOCKET_MAX",
+                limits.rooms_per_socket_max,
                 1,
-                TIME_MS_MAX,
+                1 << 30,
             ),
-            (
-                "UPGRADE_TIMEOUT_MS",
-                ms(engine.upgrade_timeout),
-                1,
-                TIME_MS_MAX,
-            ),
-            ("MAX_PAYLOAD", size(engine.payload_bytes_max), 1, 16 << 20),
-            ("CONNECTIONS_MAX", size(limits.connections_max), 1, 1 << 30),
-            (
+            count("LANE_MESSAGES_MAX", limits.lane_messages_max, 1, 1 << 30),
+            count("BATCH_MAX", limits.batch_max, 1, 1 << 20),
+            count("PAGE_DEFAULT", limits.page_default, 1, 1 << 20),
+            count("PAGE_MAX", limits.page_max, 1, 1 << 20),
+            count("RECENT_IDS_MAX", limits.recent_ids_max, 1, 1 << 30),
+            count("UPLOADS_MAX", limits.uploads_max, 1, 1 << 30),
+        ]
+    }
+
+    fn sizes(&self) -> [Number; 7] {
+        const TIB: u64 = 1 << 40;
+        let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
+        let size = |name, given, min, max| Number {
+            name,
+            given,
+            min,
+            max,
+        };
+        [
+            size("MAX_PAYLOAD", payload as u64, 1, 16 << 20),
+            size(
                 "OUTBOX_BYTES_MAX",
-                size(limits.outbox_bytes_max),
+                limits.outbox_bytes_max as u64,
                 64 << 10,
                 1 << 32,
             ),
-            (
-                "ROOMS_PER_SOCKET_MAX",
-                size(limits.rooms_per_socket_max),
-                1,
-                1 << 30,
-            ),
-            ("LANES", size(limits.lanes), 0, 1_024),
-            (
-                "LANE_MESSAGES_MAX",
-                size(limits.lane_messages_max),
-                1,
-                1 << 30,
-            ),
-            ("LANE_BYTES_MAX", size(limits.lane_bytes_max), 1, BYTES_MAX),
-            ("BATCH_MAX", size(limits.batch_max), 1, 1 << 20),
-            ("PAGE_DEFAULT", size(limits.page_default), 1, 1 << 20),
-            ("PAGE_MAX", size(limits.page_max), 1, 1 << 20),
-            (
-                "TAIL_BYTES_MAX",
-                size(limits.tail_bytes_max),
-                1 << 20,
-                BYTES_MAX,
-            ),
-            ("RECENT_IDS_MAX", size(limits.recent_ids_max), 1, 1 << 30),
-            ("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, BYTES_MAX),
-            ("UPLOADS_MAX", size(limits.uploads_max), 1, 1 << 30),
-            (
-                "HEADER_TIMEOUT_MS",
-                ms(limits.header_timeout),
-                1,
-                TIME_MS_MAX,
-            ),
-            (
-                "BODY_IDLE_TIMEOUT_MS",
-                ms(limits.body_idle_timeout),
-                1,
-                TIME_MS_MAX,
-            ),
-            (
+            size("LANE_BYTES_MAX", limits.lane_bytes_max as u64, 1, TIB),
+            size("TAIL_BYTES_MAX", limits.tail_bytes_max as u64, 1 << 20, TIB),
+            size("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, TIB),
+            size(
                 "JOURNAL_SEGMENT_BYTES",
-                journal.journal_segment_bytes,
+                self.journal.journal_segment_bytes,
                 1 << 10,
-                BYTES_MAX,
+                TIB,
             ),
-            (
-                "JOURNAL_RETENTION_MS",
-                ms(journal.journal_retention),
-                0,
-                3_650 * TIME_MS_MAX,
-            ),
-            ("LOG_EPOCH", u64::from(journal.log_epoch), 1, 8_191),
-        ];
-        let mut wrong = numbers
-            .iter()
-            .filter(|(_, given, min, max)| given < min || given > max);
-        wrong.next().map_or(Ok(()), |(name, _, min, max)| {
-            Err(format!("{name} must be {min} to {max}"))
-        })
+            size("LOG_EPOCH", u64::from(self.journal.log_epoch), 1, 8_191),
+        ]
     }
 
     fn check_names(&self) -> Result<(), String> {

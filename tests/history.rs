@@ -1,4 +1,4 @@
-//! History over HTTP: pages in both directions and their edges, under writes too; reading one's own writes; spam reports.
+//! History over HTTP: pages in both directions and their edges, also under writes; one's own writes; spam reports.
 
 #![allow(
     clippy::unwrap_used,

@@ -29,13 +29,7 @@ async fn a_start_makes_its_folders_and_says_where_everything_is() {
     assert!(root.path().join("data/journal").is_dir());
     assert!(root.path().join("data/store").is_dir());
     assert!(root.path().join("uploads").is_dir());
-    let limits_line = async {
-        while !server.output().contains("  limits ") {
-            tokio::task::yield_now().await;
-        }
-    };
-    support::within("the last line of the banner", limits_line).await;
-    let output = server.output();
+    let output = banner(&server).await;
     let lines: Vec<_> = output
         .lines()
         .filter_map(|line| line.strip_prefix("out: "))
@@ -68,11 +62,8 @@ async fn a_file_of_settings_in_the_working_folder_counts_below_the_environment_a
     fs::write(root.path().join(".env"), settings).unwrap();
     // The harness sets PORT in the environment, so the file's does not count.
     let server = Server::start_in(root.path(), &[]).await;
-    assert!(
-        server.output().contains("files up to 1 MiB"),
-        "{}",
-        server.output()
-    );
+    let printed = banner(&server).await;
+    assert!(printed.contains("files up to 1 MiB"), "{printed}");
     let client = Client::open_websocket(server.address, "", &[])
         .await
         .unwrap();
@@ -287,6 +278,17 @@ async fn a_damaged_journal_is_refused_and_not_touched() {
     fs::write(&segment, &whole).unwrap();
     let server = Server::start_in(root.path(), &[]).await;
     assert_eq!(history::whole(server.address, "talk").await.len(), 50);
+}
+
+/// What it printed, once the last line of its banner is there.
+async fn banner(server: &Server) -> String {
+    let limits_line = async {
+        while !server.output().contains("  limits ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    support::within("the last line of the banner", limits_line).await;
+    server.output()
 }
 
 fn first_segment(journal: &Path) -> std::path::PathBuf {
