@@ -30,10 +30,19 @@ async fn a_connection_cut_in_mid_upload_leaves_nothing() {
             drop(connection);
         }
     }
-    let ended = async { while tasks(&server).await != idle {} };
-    within("the requests to end", ended).await;
+    until_idle(&server, &idle).await;
     assert_eq!(files(&server), [""; 0]);
     settled(&server, 0).await;
+}
+
+/// Waits until every request sent before has ended, those whose clients have gone too.
+async fn until_idle(server: &Server, idle: &str) {
+    // Connections are accepted in turn: when this one is served, none of those before still waits for its task.
+    http::get(server.address, "/health")
+        .await
+        .expect_status(200);
+    let ended = async { while tasks(server).await != idle {} };
+    within("the requests to end", ended).await;
 }
 
 /// Tasks running in the server, that of this very question among them.
@@ -162,4 +171,34 @@ async fn without_its_folder_uploads_are_unavailable_and_readiness_names_them() {
             .await
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn whenever_clients_go_away_files_and_messages_agree() {
+    let server = Server::start(&[]).await;
+    let idle = tasks(&server).await;
+    let headers = [("Content-Type", Multipart::CONTENT_TYPE)];
+    for round in 0..40 {
+        let form = file(
+            people().field("client_message_id", &round.to_string()),
+            b"once",
+        );
+        let form = form.finish();
+        let mut connections = Vec::new();
+        for _ in 0..4 {
+            let mut connection = Connection::open(server.address).await;
+            connection.send("POST", PATH, &headers, &form).await;
+            connections.push(connection);
+        }
+        // One is read to its answer, the others are gone in the midst of whatever was happening to them.
+        let mut first = connections.remove(round % 4);
+        drop(connections);
+        assert!(first.response("POST").await.status < 300);
+    }
+    until_idle(&server, &idle).await;
+    settled(&server, 40).await;
+    for message in super::support::history::whole(server.address, "talk").await {
+        let url = message["attachment_url"].as_str().unwrap();
+        http::get(server.address, url).await.expect_status(200);
+    }
 }
