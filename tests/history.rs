@@ -12,11 +12,12 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use support::client::Client;
+use support::history;
 use support::http::{self, Connection};
 use support::server::Server;
-use support::{history, within};
 
 // === pages ===
 
@@ -164,9 +165,10 @@ async fn a_conversation_id_is_decoded_once_and_bounded() {
 async fn who_pages_while_others_write_misses_nothing_and_sees_nothing_twice() {
     let server = Server::start(&[("BATCH_MAX", "7")]).await;
     talk(&server, "talk", 150).await;
-    let writers: Vec<_> = (0..2)
-        .map(|_| tokio::spawn(write(server.address, 400)))
-        .collect();
+    let mut writers = JoinSet::new();
+    for _ in 0..2 {
+        writers.spawn(write(server.address, 400));
+    }
     let first = page(server.address, "limit=1").await;
     let mut forward = first.clone();
     while forward.len() < 500 {
@@ -191,9 +193,7 @@ async fn who_pages_while_others_write_misses_nothing_and_sees_nothing_twice() {
         }
         back.splice(0..0, page);
     }
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    writers.join_all().await;
     let all = history::whole(server.address, "talk").await;
     assert_eq!(all.len(), 150 + 800);
     assert_eq!(back, all[..back.len()]);
@@ -334,17 +334,18 @@ async fn a_report_of_what_is_no_message_is_not_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reports_and_writes_at_the_same_time_lose_nothing() {
     let server = Server::start(&[("BATCH_MAX", "3")]).await;
-    let writer = tokio::spawn(write(server.address, 300));
+    let mut writer = JoinSet::new();
+    let writing = writer.spawn(write(server.address, 300));
     let mut reported = HashSet::new();
     // Pages of the newest, so that some of what is reported is still on its way into the store.
-    while !writer.is_finished() {
+    while !writing.is_finished() {
         for message in page(server.address, "limit=3").await {
             let id = history::id(&message);
             report(server.address, &id).await.expect_status(200);
             reported.insert(id);
         }
     }
-    within("the writer to end", writer).await.unwrap();
+    writer.join_all().await;
     let all = history::whole(server.address, "talk").await;
     assert_eq!(all.len(), 300);
     for message in &all {
