@@ -314,6 +314,7 @@ impl Core {
             ids,
             space: self.space.clone(),
             metrics: self.metrics.clone(),
+            tasks: self.clients.clone(),
             file_bytes_max: limits.upload_bytes_max,
             slots: Semaphore::new(limits.uploads_max),
             unix_ms,

@@ -20,6 +20,7 @@ use object_store::chunked::ChunkedStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt};
+use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
 use url::Url;
 
@@ -101,7 +102,7 @@ impl Blobs {
     /// Answers when files can be written.
     pub async fn ping(&self) -> Result<(), BlobError> {
         let folder = Arc::clone(&self.folder);
-        let access = move || rustix::fs::access(&*folder, rustix::fs::Access::WRITE_OK);
+        let access = move || access(&*folder, Access::WRITE_OK | Access::EXEC_OK);
         let answer = tokio::task::spawn_blocking(access).await;
         match answer {
             Ok(Ok(())) => Ok(()),

@@ -211,6 +211,14 @@ pub struct Elsewhere {
     pub mongo_uri: Option<String>,
 }
 
+/// What a number is, and what it may be.
+struct Number {
+    name: &'static str,
+    given: u64,
+    min: u64,
+    max: u64,
+}
+
 impl Config {
     /// Reads flags and environment; ends the process with a usage message when they cannot be read.
     pub fn from_command_line() -> Self {
@@ -232,40 +240,114 @@ impl Config {
                 "MONGO_URI is set, but this version has only its embedded store; unset it".into(),
             );
         }
+        self.check_numbers()?;
         let limits = &self.limits;
-        let at_least_one = [
-            ("CONNECTIONS_MAX", limits.connections_max),
-            ("ROOMS_PER_SOCKET_MAX", limits.rooms_per_socket_max),
-            ("LANE_MESSAGES_MAX", limits.lane_messages_max),
-            ("BATCH_MAX", limits.batch_max),
-            ("PAGE_DEFAULT", limits.page_default),
-            ("UPLOADS_MAX", limits.uploads_max),
-            ("MAX_PAYLOAD", self.engine.payload_bytes_max),
-        ];
-        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} must be at least 1"));
-        }
         if limits.page_default > limits.page_max {
             return Err("PAGE_DEFAULT must not be above PAGE_MAX".into());
         }
-        if self.engine.payload_bytes_max > 16 << 20 {
-            return Err("MAX_PAYLOAD must be at most 16777216 bytes".into());
-        }
-        if limits.outbox_bytes_max < 64 << 10
-            || limits.lane_bytes_max < self.engine.payload_bytes_max
-        {
-            return Err(
-                "OUTBOX_BYTES_MAX must be at least 65536, LANE_BYTES_MAX at least MAX_PAYLOAD"
-                    .into(),
-            );
-        }
-        if self.journal.log_epoch == 0 || self.journal.log_epoch >= 8_192 {
-            return Err("LOG_EPOCH must be 1 to 8191".into());
-        }
-        if self.engine.ping_interval.is_zero() || self.engine.ping_timeout.is_zero() {
-            return Err("PING_INTERVAL_MS and PING_TIMEOUT_MS must be at least 1".into());
+        if limits.lane_bytes_max < self.engine.payload_bytes_max {
+            return Err("LANE_BYTES_MAX must be at least MAX_PAYLOAD".into());
         }
         self.check_names()
+    }
+
+    /// A number beyond these makes a server that cannot work, or one that fails later, when it is full.
+    fn check_numbers(&self) -> Result<(), String> {
+        let mut numbers = self
+            .times()
+            .into_iter()
+            .chain(self.counts())
+            .chain(self.sizes());
+        let wrong = numbers.find(
+            |Number {
+                 given, min, max, ..
+             }| given < min || given > max,
+        );
+        wrong.map_or(Ok(()), |Number { name, min, max, .. }| {
+            Err(format!("{name} must be {min} to {max}"))
+        })
+    }
+
+    fn times(&self) -> [Number; 8] {
+        const DAY_MS: u64 = 24 * 3_600_000;
+        let (limits, engine) = (&self.limits, &self.engine);
+        let time = |name, time: Duration, min, max| {
+            let given = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            Number {
+                name,
+                given,
+                min,
+                max,
+            }
+        };
+        let retention = self.journal.journal_retention;
+        [
+            time("PING_INTERVAL_MS", engine.ping_interval, 1, DAY_MS),
+            time("PING_TIMEOUT_MS", engine.ping_timeout, 1, DAY_MS),
+            time("CONNECT_TIMEOUT_MS", engine.connect_timeout, 1, DAY_MS),
+            time("UPGRADE_TIMEOUT_MS", engine.upgrade_timeout, 1, DAY_MS),
+            time("HEADER_TIMEOUT_MS", limits.header_timeout, 1, DAY_MS),
+            time("BODY_IDLE_TIMEOUT_MS", limits.body_idle_timeout, 1, DAY_MS),
+            time("DRAIN_TIMEOUT_MS", self.drain_timeout, 0, DAY_MS),
+            time("JOURNAL_RETENTION_MS", retention, 0, 3_650 * DAY_MS),
+        ]
+    }
+
+    fn counts(&self) -> [Number; 10] {
+        let limits = &self.limits;
+        let count = |name, given: usize, min, max| Number {
+            name,
+            given: given as u64,
+            min,
+            max,
+        };
+        [
+            count("WORKER_THREADS", self.worker_threads, 0, 1_024),
+            count("LANES", limits.lanes, 0, 1_024),
+            count("CONNECTIONS_MAX", limits.connections_max, 1, 1 << 30),
+            count(
+                "ROOMS_PER_SOCKET_MAX",
+                limits.rooms_per_socket_max,
+                1,
+                1 << 30,
+            ),
+            count("LANE_MESSAGES_MAX", limits.lane_messages_max, 1, 1 << 30),
+            count("BATCH_MAX", limits.batch_max, 1, 1 << 20),
+            count("PAGE_DEFAULT", limits.page_default, 1, 1 << 20),
+            count("PAGE_MAX", limits.page_max, 1, 1 << 20),
+            count("RECENT_IDS_MAX", limits.recent_ids_max, 1, 1 << 30),
+            count("UPLOADS_MAX", limits.uploads_max, 1, 1 << 30),
+        ]
+    }
+
+    fn sizes(&self) -> [Number; 7] {
+        const TIB: u64 = 1 << 40;
+        let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
+        let size = |name, given, min, max| Number {
+            name,
+            given,
+            min,
+            max,
+        };
+        [
+            size("MAX_PAYLOAD", payload as u64, 1, 16 << 20),
+            size(
+                "OUTBOX_BYTES_MAX",
+                limits.outbox_bytes_max as u64,
+                64 << 10,
+                1 << 32,
+            ),
+            size("LANE_BYTES_MAX", limits.lane_bytes_max as u64, 1, TIB),
+            size("TAIL_BYTES_MAX", limits.tail_bytes_max as u64, 1 << 20, TIB),
+            size("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, TIB),
+            size(
+                "JOURNAL_SEGMENT_BYTES",
+                self.journal.journal_segment_bytes,
+                1 << 10,
+                TIB,
+            ),
+            size("LOG_EPOCH", u64::from(self.journal.log_epoch), 1, 8_191),
+        ]
     }
 
     fn check_names(&self) -> Result<(), String> {
@@ -289,7 +371,12 @@ impl Config {
     /// Memory that the limits allow all connections and queues together to take, in bytes.
     pub fn memory_bytes_max(&self) -> u64 {
         let limits = &self.limits;
-        let socket = limits.outbox_bytes_max + self.engine.payload_bytes_max;
+        let payload = self.engine.payload_bytes_max;
+        // One push may bring two answers of a payload's size to a queue that is half full.
+        let outbox = limits
+            .outbox_bytes_max
+            .max(limits.outbox_bytes_max / 2 + 2 * payload);
+        let socket = outbox + payload;
         let sockets = (limits.connections_max as u64).saturating_mul(socket as u64);
         let lanes = (self.lanes() as u64).saturating_mul(limits.lane_bytes_max as u64);
         sockets

@@ -17,7 +17,8 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let from_file = dotenvy::dotenv();
+    // The working folder's own file only: what lies in a folder above was not meant for this service.
+    let from_file = dotenvy::from_path(".env");
     let config = Config::from_command_line();
     if let Err(sentence) = start_log(&config) {
         return fail(&sentence);
@@ -25,6 +26,9 @@ fn main() -> ExitCode {
     match from_file {
         Err(error) if !error.not_found() => return fail(&format!(".env cannot be read: {error}")),
         Ok(_) | Err(_) => {}
+    }
+    if let Err(sentence) = config.check() {
+        return fail(&sentence);
     }
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -82,6 +82,13 @@ impl Form {
             .store(HEADER_BYTES_MAX, Ordering::Relaxed);
         let field = self.parts.next_field().await.map_err(form_error)?;
         self.header_budget.store(usize::MAX, Ordering::Relaxed);
+        // The budget counts what came in whole chunks: a header can be longer and still have come in one.
+        if field
+            .as_ref()
+            .is_some_and(|field| header_bytes(field) > HEADER_BYTES_MAX)
+        {
+            return Err(HEADER_TOO_LONG);
+        }
         Ok(field)
     }
 }
@@ -113,6 +120,20 @@ pub async fn skip(mut field: Field<'static>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Bytes of a part's headers as they were sent, blanks around values left out.
+fn header_bytes(field: &Field<'static>) -> usize {
+    let headers = field.headers().iter();
+    headers
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum()
+}
+
+const HEADER_TOO_LONG: Error = Error::new(
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "too_large",
+    "a part's header is too long",
+);
+
 fn form_error(error: multer::Error) -> Error {
     match error {
         multer::Error::StreamSizeExceeded { .. } => Error::new(
@@ -120,11 +141,7 @@ fn form_error(error: multer::Error) -> Error {
             "too_large",
             "the upload is too large",
         ),
-        multer::Error::StreamReadFailed(error) if error.is::<HeaderTooLong>() => Error::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            "a part's header is too long",
-        ),
+        multer::Error::StreamReadFailed(error) if error.is::<HeaderTooLong>() => HEADER_TOO_LONG,
         multer::Error::StreamReadFailed(error) if is_timeout(&*error) => Error::new(
             StatusCode::REQUEST_TIMEOUT,
             "timeout",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
 use multer::Field;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::api::messages::{conversation_id, json};
 use crate::api::multipart::{self, FORM_OVERHEAD, Form};
@@ -14,8 +14,10 @@ use crate::blobs::{BlobError, Blobs, Stored};
 use crate::chat::attachment::{self, BlobName};
 use crate::chat::draft::{Attachment, Draft};
 use crate::chat::id::MessageIdMaker;
+use crate::chat::message::Sealed;
 use crate::chat::rejection::Rejection;
 use crate::disk::FreeSpace;
+use crate::drain::Tasks;
 use crate::history::History;
 use crate::http::body::declared_length;
 use crate::http::reply::{self, Body, Error, Reply};
@@ -33,6 +35,8 @@ pub struct Uploads {
     pub ids: Arc<MessageIdMaker>,
     pub space: Arc<FreeSpace>,
     pub metrics: Arc<Metrics>,
+    /// What has to end once it was begun runs here.
+    pub tasks: Tasks,
     pub file_bytes_max: u64,
     /// Uploads that may be under way.
     pub slots: Semaphore,
@@ -193,13 +197,35 @@ impl Uploads {
         }
         let unix_ms = (self.unix_ms)();
         let id = derived.unwrap_or_else(|| self.ids.fresh(unix_ms / 1000));
-        let sealed = draft.seal(id, unix_ms);
+        Ok(self.append(draft.seal(id, unix_ms), stored).await?)
+    }
+
+    /// Hands the message to the log, and settles what becomes of its file, in a task of its own: a client that goes
+    /// away meanwhile does not leave that open.
+    async fn append(&self, sealed: Sealed, stored: Stored) -> Result<Published, Rejection> {
+        let (answer, answered) = oneshot::channel();
+        let (publisher, metrics) = (self.publisher.clone(), self.metrics.clone());
+        let blobs = self.blobs.clone();
         let size = stored.size();
         // From here on the message may be in the log, so its file has to stay whatever becomes of this request.
         let blob = stored.keep();
-        let published = self.publisher.publish(sealed).await;
-        self.settle(&published, blob, size).await;
-        Ok(published?)
+        self.tasks.spawn("publish upload", async move {
+            let published = publisher.publish(sealed).await;
+            match &published {
+                Ok(Published {
+                    is_resend: false, ..
+                }) => {
+                    metrics.uploads.inc();
+                    metrics.upload_bytes.inc_by(size);
+                }
+                // It may be in the log, so it may need its file.
+                Err(Rejection::Unknown) => {}
+                Ok(_) | Err(_) => remove(&blobs, &blob).await,
+            }
+            // The client may have gone.
+            let _unheard = answer.send(published);
+        });
+        answered.await.unwrap_or(Err(Rejection::Unknown))
     }
 
     async fn first(
@@ -211,24 +237,12 @@ impl Uploads {
             found.map_err(|_| Error::unavailable("history is not available now, try again"))?;
         Ok(found.into_iter().next())
     }
+}
 
-    /// Counts the file, or takes it away when no message names it.
-    async fn settle(&self, published: &Result<Published, Rejection>, blob: BlobName, size: u64) {
-        match published {
-            Ok(Published {
-                is_resend: false, ..
-            }) => {
-                self.metrics.uploads.inc();
-                self.metrics.upload_bytes.inc_by(size);
-            }
-            // It may be in the log, so it may need its file.
-            Err(Rejection::Unknown) => {}
-            Ok(_) | Err(_) => {
-                if let Err(error) = self.blobs.delete(&blob).await {
-                    tracing::warn!(%error, name = blob.as_str(), "a file without a message was left");
-                }
-            }
-        }
+/// Takes away a file that no message names.
+async fn remove(blobs: &Blobs, blob: &BlobName) {
+    if let Err(error) = blobs.delete(blob).await {
+        tracing::warn!(%error, name = blob.as_str(), "a file without a message was left");
     }
 }
 

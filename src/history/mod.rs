@@ -50,6 +50,8 @@ struct Partition {
     read: AtomicU64,
     /// Next offset that the store does not have.
     archived: AtomicU64,
+    /// What stands before this was in the log when we started: whoever connects since finds it in history.
+    shown_from: u64,
     tail: Mutex<Tail>,
 }
 
@@ -109,6 +111,7 @@ impl History {
             appended: AtomicU64::new(bounds.end),
             read: AtomicU64::new(bounds.committed),
             archived: AtomicU64::new(bounds.committed),
+            shown_from: bounds.end,
             tail: Mutex::new(Tail::new(bounds.committed)),
         };
         Self {
@@ -148,7 +151,7 @@ impl History {
     }
 
     /// Takes what the log's reader has read, in its order; leaves in `batch` the messages to be shown: those read for
-    /// the first time.
+    /// the first time, and appended since the start.
     pub fn feed(&self, batch: &mut Vec<Arrival>) {
         let mut recent = self.recent.lock();
         batch.retain_mut(|arrival| {
@@ -162,7 +165,7 @@ impl History {
                 } else {
                     self.metrics.duplicates_hidden.inc();
                 }
-                first
+                first && arrival.position.offset >= partition.shown_from
             });
             partition
                 .read

@@ -1,4 +1,4 @@
-//! What no handler needs to see: requests without a host, and encoded bodies.
+//! What no handler needs to see: requests without a host, overlong heads, and encoded bodies.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -9,6 +9,9 @@ use http::{Request, StatusCode, Version};
 use tower::Service;
 
 use crate::http::reply::{Error, Reply};
+
+/// Bytes of a request's line and headers together.
+pub const HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// Refuses malformed requests before any handler.
 #[derive(Clone, Debug)]
@@ -48,6 +51,13 @@ fn refusal<B>(request: &Request<B>) -> Option<Error> {
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Some(Error::invalid("exactly one Host header is needed"));
     }
+    if head_bytes(request) > HEAD_BYTES_MAX {
+        return Some(Error::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "head_too_large",
+            "the request's head is too large",
+        ));
+    }
     let encoding = headers.get(CONTENT_ENCODING)?;
     let is_plain = encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     // Nothing is ever inflated here, so nothing small can become large.
@@ -58,6 +68,16 @@ fn refusal<B>(request: &Request<B>) -> Option<Error> {
             "encoded request bodies are not taken",
         )
     })
+}
+
+/// Bytes of the request's line and headers. The server's buffer bounds them only roughly: a head that comes in one read
+/// may be longer than the buffer was meant to grow.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let line = request.method().as_str().len() + request.uri().path().len();
+    let query = request.uri().query().map_or(0, str::len);
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + query + headers.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -17,11 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
 use crate::drain::{Drain, Stage, Tasks};
+use crate::http::limit::HEAD_BYTES_MAX;
 use crate::http::stack::Stack;
 use crate::metrics::Metrics;
-
-/// Bytes of a request's line and headers together.
-const HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// Headers of a request.
 const HEADERS_MAX: usize = 100;

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
+    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_MAX_AGE, CONTENT_LENGTH, CONTENT_RANGE, ETAG, ORIGIN, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -58,6 +61,8 @@ where
         .map_response_body(reply::boxed)
         // A fault in one request is a 500 for that request, and in the log; the connection goes on.
         .layer(CatchPanicLayer::custom(on_panic))
+        // An origin that is not on the list gets no CORS header at all.
+        .map_response(without_half_cors)
         // Outside of all that can refuse: a browser shows an error's body only if it carries these headers.
         .layer(cors(&cors_origins))
         // No answer of ours is to be taken for another type than it says.
@@ -100,6 +105,23 @@ fn cors(origins: &[String]) -> CorsLayer {
     layer
         .allow_origin(AllowOrigin::list(list))
         .allow_credentials(true)
+}
+
+/// The layer below withholds `Access-Control-Allow-Origin` from other origins, and only that: this takes the rest away.
+fn without_half_cors<B>(mut reply: http::Response<B>) -> http::Response<B> {
+    let headers = reply.headers_mut();
+    if !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        for name in [
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            ACCESS_CONTROL_ALLOW_METHODS,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            ACCESS_CONTROL_MAX_AGE,
+        ] {
+            headers.remove(name);
+        }
+    }
+    reply
 }
 
 /// Whether a request's origin may use the service: it names none, or one of the list, or there is no list.

@@ -156,7 +156,12 @@ impl Hub {
 
     /// Queues a frame to a socket; one that is over its bound is closed.
     pub fn send(&self, session: &Arc<Session>, frame: Frame) {
-        if session.outbox.push(frame).is_err() {
+        self.send_all(session, [frame]);
+    }
+
+    /// As [`Hub::send`], with none of another between them.
+    pub fn send_all(&self, session: &Arc<Session>, frames: impl IntoIterator<Item = Frame>) {
+        if session.outbox.push_all(frames).is_err() {
             self.close(session, CloseReason::Slow);
         }
     }

@@ -336,12 +336,9 @@ impl Publisher {
     }
 
     fn confirm(&self, session: &Arc<Session>, ack: Option<&str>, message: &Message) {
-        self.parts.hub.send(session, event::message_sent(message));
-        if let Some(ack) = ack {
-            self.parts
-                .hub
-                .send(session, event::ack_message(ack, message));
-        }
+        let ack = ack.map(|ack| event::ack_message(ack, message));
+        let frames = [event::message_sent(message)].into_iter().chain(ack);
+        self.parts.hub.send_all(session, frames);
     }
 }
 
