@@ -112,7 +112,7 @@ async fn stop_amid_messages() {
 #[tokio::test]
 async fn nothing_new_is_taken_while_stopping() {
     // Held back by a client that does not let go.
-    let mut server = Server::start(&[("DRAIN_TIMEOUT_MS", "2000")]).await;
+    let mut server = Server::start(&[("DRAIN_TIMEOUT_MS", "4000")]).await;
     let mut client = Client::websocket(server.address).await;
     server.signal(Signal::TERM);
     assert_eq!(client.packet().await, None);
@@ -122,12 +122,12 @@ async fn nothing_new_is_taken_while_stopping() {
         let answer = within("a refusal", connection.next_response("GET")).await;
         assert!(answer.is_err(), "{answer:?}");
     }
-    assert_eq!(server.exit(Duration::from_secs(5)).await.code(), Some(0));
+    assert_eq!(server.exit(Duration::from_secs(7)).await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_let_go_holds_the_end_up_to_its_time_only() {
-    let mut server = Server::start(&[("DRAIN_TIMEOUT_MS", "1500")]).await;
+    let mut server = Server::start(&[("DRAIN_TIMEOUT_MS", "4000")]).await;
     let _websocket = Client::websocket(server.address).await;
     let polling = Client::polling(server.address).await;
     let mut half = http::Connection::open(server.address).await;
@@ -138,7 +138,7 @@ async fn a_client_that_does_not_let_go_holds_the_end_up_to_its_time_only() {
     idle.send("GET", "/health", &[], b"").await;
     idle.response("GET").await;
     server.signal(Signal::TERM);
-    let status = server.exit(Duration::from_secs(6)).await;
+    let status = server.exit(Duration::from_secs(7)).await;
     assert_eq!(status.code(), Some(0), "{}", server.output());
 }
 
