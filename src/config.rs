@@ -62,7 +62,7 @@ pub struct Config {
     #[command(flatten)]
     pub journal: JournalLimits,
 
-    /// Time to stop in: connections close, queues are written out [ms]
+    /// Time to stop in: connections close, queues are written out (ms)
     #[arg(long = "drain-timeout-ms", value_name = "MS", env = "DRAIN_TIMEOUT_MS", default_value = "10000", value_parser = millis, help_heading = "Stopping")]
     pub drain_timeout: Duration,
 
@@ -78,23 +78,23 @@ pub struct EngineConfig {
     #[arg(long, env = "SOCKET_PATH", default_value = "/socket.io/")]
     pub socket_path: String,
 
-    /// Time between two pings [ms]
+    /// Time between two pings (ms)
     #[arg(long = "ping-interval-ms", value_name = "MS", env = "PING_INTERVAL_MS", default_value = "25000", value_parser = millis)]
     pub ping_interval: Duration,
 
-    /// Time a client has to answer a ping [ms]
+    /// Time a client has to answer a ping (ms)
     #[arg(long = "ping-timeout-ms", value_name = "MS", env = "PING_TIMEOUT_MS", default_value = "20000", value_parser = millis)]
     pub ping_timeout: Duration,
 
-    /// Time a client has to CONNECT to a namespace [ms]
+    /// Time a client has to CONNECT to a namespace (ms)
     #[arg(long = "connect-timeout-ms", value_name = "MS", env = "CONNECT_TIMEOUT_MS", default_value = "45000", value_parser = millis)]
     pub connect_timeout: Duration,
 
-    /// Time an upgrade to websocket may take [ms]
+    /// Time an upgrade to websocket may take (ms)
     #[arg(long = "upgrade-timeout-ms", value_name = "MS", env = "UPGRADE_TIMEOUT_MS", default_value = "10000", value_parser = millis)]
     pub upgrade_timeout: Duration,
 
-    /// Largest message of a client, and largest polling body [bytes]
+    /// Largest message of a client, and largest polling body (bytes)
     #[arg(long = "max-payload", env = "MAX_PAYLOAD", default_value_t = 1_000_000)]
     pub payload_bytes_max: usize,
 }
@@ -107,7 +107,7 @@ pub struct Limits {
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 100_000)]
     pub connections_max: usize,
 
-    /// What may wait to be sent to one socket; more, and it is closed as slow [bytes]
+    /// What may wait to be sent to one socket; more, and it is closed as slow (bytes)
     #[arg(long, env = "OUTBOX_BYTES_MAX", default_value_t = 1 << 20)]
     pub outbox_bytes_max: usize,
 
@@ -139,7 +139,7 @@ pub struct Limits {
     #[arg(long, env = "PAGE_MAX", default_value_t = 200)]
     pub page_max: usize,
 
-    /// Messages that the log has and the store does not have yet; more, and history answers 503 [bytes]
+    /// Messages that the log has and the store does not have yet; more, and history answers 503 (bytes)
     #[arg(long, env = "TAIL_BYTES_MAX", default_value_t = 256 << 20)]
     pub tail_bytes_max: usize,
 
@@ -147,7 +147,7 @@ pub struct Limits {
     #[arg(long, env = "RECENT_IDS_MAX", default_value_t = 262_144)]
     pub recent_ids_max: usize,
 
-    /// Largest uploaded file [bytes]
+    /// Largest uploaded file (bytes)
     #[arg(long, env = "UPLOAD_BYTES_MAX", default_value_t = 25 << 20)]
     pub upload_bytes_max: u64,
 
@@ -155,11 +155,11 @@ pub struct Limits {
     #[arg(long, env = "UPLOADS_MAX", default_value_t = 64)]
     pub uploads_max: usize,
 
-    /// Time to send a request's head [ms]
+    /// Time to send a request's head (ms)
     #[arg(long = "header-timeout-ms", value_name = "MS", env = "HEADER_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
     pub header_timeout: Duration,
 
-    /// Time a request's body may stand still [ms]
+    /// Time a request's body may stand still (ms)
     #[arg(long = "body-idle-timeout-ms", value_name = "MS", env = "BODY_IDLE_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
     pub body_idle_timeout: Duration,
 
@@ -171,7 +171,7 @@ pub struct Limits {
     #[arg(long, env = "TYPING_PER_SECOND_MAX", default_value_t = 0)]
     pub typing_per_second_max: u32,
 
-    /// Free disk space below which messages and uploads are refused [bytes]
+    /// Free disk space below which messages and uploads are refused (bytes)
     #[arg(long, env = "DISK_FREE_MIN", default_value_t = 64 << 20)]
     pub disk_free_min: u64,
 }
@@ -180,15 +180,15 @@ pub struct Limits {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Embedded journal")]
 pub struct JournalLimits {
-    /// Size at which the journal begins its next file [bytes]
+    /// Size at which the journal begins its next file (bytes)
     #[arg(long, env = "JOURNAL_SEGMENT_BYTES", default_value_t = 64 << 20)]
     pub journal_segment_bytes: u64,
 
-    /// How long messages stay in the journal after the store has them [ms]
+    /// How long messages stay in the journal after the store has them (ms)
     #[arg(long = "journal-retention-ms", value_name = "MS", env = "JOURNAL_RETENTION_MS", default_value = "600000", value_parser = millis)]
     pub journal_retention: Duration,
 
-    /// How many bytes of them stay at most [bytes]
+    /// How many bytes of them stay at most (bytes)
     #[arg(long, env = "JOURNAL_RETAINED_BYTES_MAX", default_value_t = 256 << 20)]
     pub journal_retained_bytes_max: u64,
 

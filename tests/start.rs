@@ -120,7 +120,7 @@ fn help_tells_every_option_with_its_variable_and_default() {
             &after[..end]
         );
     }
-    for (name, unit) in [("_MS", "[ms]"), ("_BYTES", "[bytes]")] {
+    for (name, unit) in [("_MS", "(ms)"), ("_BYTES", "(bytes)")] {
         assert!(help.contains(unit), "{name} says {unit}");
     }
     let output = run(root.path(), &[], &["--version"]);

@@ -1,0 +1,304 @@
+//! What every part is made of, and how the parts are put together.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::api::admin::Admin;
+use crate::api::files::Files;
+use crate::api::messages::Messages;
+use crate::api::uploads::Uploads;
+use crate::app::backends::{Backends, Log, SetupError, setup};
+use crate::blobs::Blobs;
+use crate::chat::id::MessageIdMaker;
+use crate::chat::rejection::Rejection;
+use crate::config::Config;
+use crate::disk::FreeSpace;
+use crate::drain::{Drain, Stage, Tasks};
+use crate::history::{History, HistoryLimits};
+use crate::http::server::{Server, Slots};
+use crate::http::stack::Stack;
+use crate::hub::session::Link;
+use crate::hub::{Hub, HubLimits};
+use crate::metrics::Metrics;
+use crate::pipeline::archive::{self, Archive};
+use crate::pipeline::deliver::Deliver;
+use crate::pipeline::publish::{self, LaneLimits, Publisher};
+use crate::protocol::connection::CloseReason;
+use crate::router::{self, AdminRouter, Router};
+use crate::socket::endpoint::{Endpoint, Options};
+use crate::socket::handler::{Handler, Rates, random, unix_ms};
+use crate::store::Store;
+use crate::topic::{Bounds, Start};
+
+/// How often free space is looked at.
+const SPACE_EVERY: Duration = Duration::from_secs(1);
+
+/// In how many steps sessions are closed.
+const CLOSE_WAVES: u32 = 8;
+
+/// What every part is made of.
+pub struct Core {
+    pub metrics: Arc<Metrics>,
+    pub hub: Arc<Hub>,
+    pub history: Arc<History>,
+    pub store: Arc<dyn Store>,
+    pub log: Log,
+    pub publisher: Arc<Publisher>,
+    pub blobs: Blobs,
+    pub space: Arc<FreeSpace>,
+    pub drain: Drain,
+    /// Connections and their requests.
+    pub clients: Tasks,
+    /// What moves messages.
+    pub movers: Tasks,
+}
+
+impl Core {
+    /// Opens log, store and files, and makes the parts that work on them. Nothing moves yet.
+    pub async fn open(config: &Config) -> Result<Self, SetupError> {
+        let metrics = Arc::new(Metrics::new(&Rejection::CODES));
+        let (drain, clients, movers) = (Drain::default(), Tasks::default(), Tasks::default());
+        let Backends { log, store, blobs } = Backends::open(config, &clients).await?;
+        let space = FreeSpace::watch(config.data_dir.clone(), config.limits.disk_free_min);
+        let space = Arc::new(space.map_err(|error| setup("DATA_DIR", &error))?);
+        let bounds = log.topic.bounds(archive::GROUP).await;
+        let bounds: Vec<Bounds> = bounds.map_err(|error| setup("the journal", &error))?;
+        let limits = HistoryLimits {
+            tail_bytes_max: config.limits.tail_bytes_max,
+            recent_ids_max: config.limits.recent_ids_max,
+        };
+        let epoch = config.journal.log_epoch;
+        let history = History::new(store.clone(), &bounds, epoch, limits, metrics.clone());
+        let history = Arc::new(history);
+        let hub = Arc::new(Hub::new(hub_limits(config), metrics.clone()));
+        let parts = publish::Parts {
+            topic: log.topic.clone(),
+            history: history.clone(),
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+        };
+        let lanes = LaneLimits {
+            messages_max: config.limits.lane_messages_max,
+            bytes_max: config.limits.lane_bytes_max,
+            batch_max: config.limits.batch_max,
+        };
+        let publisher = Arc::new(Publisher::new(config.lanes(), lanes, space.clone(), parts));
+        Ok(Self {
+            metrics,
+            hub,
+            history,
+            store,
+            log,
+            publisher,
+            blobs,
+            space,
+            drain,
+            clients,
+            movers,
+        })
+    }
+
+    /// Starts what moves messages, and waits until history has read all that the log holds.
+    pub async fn start_movers(&self, config: &Config) -> Result<(), SetupError> {
+        let cannot = |error| setup("the journal", &error);
+        let behind = Start::Behind {
+            group: archive::GROUP,
+            window: config.journal.journal_retention,
+            records_max: config.limits.recent_ids_max as u64,
+        };
+        let deliver = Deliver {
+            subscription: self.log.topic.subscribe(behind).await.map_err(cannot)?,
+            history: self.history.clone(),
+            hub: self.hub.clone(),
+            metrics: self.metrics.clone(),
+            batch_max: config.limits.batch_max,
+        };
+        self.movers.spawn("deliver", deliver.run());
+        let group = Start::Group(archive::GROUP);
+        let archive = Archive {
+            subscription: self.log.topic.subscribe(group).await.map_err(cannot)?,
+            store: self.store.clone(),
+            history: self.history.clone(),
+            metrics: self.metrics.clone(),
+            batch_max: config.limits.batch_max,
+            drain: self.drain.clone(),
+        };
+        self.movers.spawn("archive", archive.run());
+        self.publisher.start(&self.movers, &self.drain);
+        self.spawn_until_stopped("heartbeat", {
+            let hub = self.hub.clone();
+            async move { hub.beat().await }
+        });
+        self.spawn_until_stopped("free space", watch_space(self.space.clone()));
+        self.history
+            .caught_up()
+            .await
+            .map_err(|error| setup("the journal", &error))
+    }
+
+    /// Starts a task that has no end of its own.
+    fn spawn_until_stopped(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let drain = self.drain.clone();
+        self.movers.spawn(name, async move {
+            tokio::select! {
+                () = task => {}
+                () = drain.reached(Stage::Stopped) => {}
+            }
+        });
+    }
+
+    /// The handlers of the public port.
+    pub fn router(&self, config: &Config) -> Router {
+        let ids = Arc::new(MessageIdMaker::new(random::<8>()));
+        let (engine, limits) = (&config.engine, &config.limits);
+        let handler = Handler {
+            hub: self.hub.clone(),
+            publisher: self.publisher.clone(),
+            ids: ids.clone(),
+            metrics: self.metrics.clone(),
+            rates: Rates {
+                messages: limits.messages_per_second_max,
+                typing: limits.typing_per_second_max,
+            },
+        };
+        let endpoint = Endpoint {
+            handler: Arc::new(handler),
+            options: Options {
+                ping_interval: engine.ping_interval,
+                ping_timeout: engine.ping_timeout,
+                upgrade_timeout: engine.upgrade_timeout,
+                payload_bytes_max: engine.payload_bytes_max,
+                cors_origins: config.cors_origins.clone(),
+            },
+            tasks: self.clients.clone(),
+        };
+        let messages = Messages {
+            history: self.history.clone(),
+            metrics: self.metrics.clone(),
+            page_default: limits.page_default,
+            page_max: limits.page_max,
+        };
+        let uploads = Uploads {
+            blobs: self.blobs.clone(),
+            publisher: self.publisher.clone(),
+            history: self.history.clone(),
+            ids,
+            space: self.space.clone(),
+            metrics: self.metrics.clone(),
+            tasks: self.clients.clone(),
+            file_bytes_max: limits.upload_bytes_max,
+            slots: Semaphore::new(limits.uploads_max),
+            unix_ms,
+            random,
+        };
+        let files = Files {
+            blobs: self.blobs.clone(),
+        };
+        let socket_path = engine.socket_path.clone();
+        let parts = router::Parts {
+            endpoint,
+            messages,
+            uploads,
+            files,
+            socket_path,
+        };
+        Router {
+            parts: Arc::new(parts),
+        }
+    }
+
+    /// The handlers of the admin listener.
+    pub fn admin(&self) -> AdminRouter {
+        let (metrics, history) = (self.metrics.clone(), self.history.clone());
+        let (space, log) = (self.space.clone(), self.log.clone());
+        let tasks = [self.clients.clone(), self.movers.clone()];
+        let refresh = move || {
+            log.measure(&metrics);
+            metrics.archive_lag.set(history.lag());
+            metrics
+                .disk_free_bytes
+                .set(space.refresh().unwrap_or_default());
+            metrics
+                .tasks
+                .set(tasks.iter().map(Tasks::count).sum::<usize>() as i64);
+        };
+        let log = self.log.clone();
+        let admin = Admin {
+            metrics: self.metrics.clone(),
+            refresh: Box::new(refresh),
+            log_failure: Box::new(move || log.failure()),
+            store: self.store.clone(),
+            blobs: self.blobs.clone(),
+            history: self.history.clone(),
+            publisher: self.publisher.clone(),
+            space: self.space.clone(),
+            drain: self.drain.clone(),
+            unix_ms,
+        };
+        AdminRouter {
+            admin: Arc::new(admin),
+        }
+    }
+
+    /// Begins to accept connections.
+    pub fn serve(&self, listener: TcpListener, stack: Stack, slots: Slots, config: &Config) {
+        let server = Server {
+            listener,
+            stack,
+            header_timeout: config.limits.header_timeout,
+            slots,
+            tasks: self.clients.clone(),
+            drain: self.drain.clone(),
+        };
+        self.clients.spawn("accept", server.run());
+    }
+
+    /// Closes all sessions in waves, so that their clients do not come back to the next server all at once. A
+    /// Socket.IO DISCONNECT is never sent: clients would take it as final.
+    pub async fn close_sessions(&self, within: Duration) {
+        let sessions = self.hub.sessions();
+        let wave = sessions.len().div_ceil(CLOSE_WAVES as usize).max(1);
+        let pause = (within / 4 / CLOSE_WAVES).min(Duration::from_millis(100));
+        for wave in sessions.chunks(wave) {
+            for session in wave {
+                self.hub.close(session, CloseReason::ServerShuttingDown);
+            }
+            tokio::time::sleep(pause).await;
+        }
+        // A handshake may have slipped in before the listener closed.
+        for session in self.hub.sessions() {
+            self.hub.close(&session, CloseReason::ServerShuttingDown);
+            if *session.link.lock() != Link::WebSocket {
+                self.hub.forget(&session);
+            }
+        }
+    }
+}
+
+async fn watch_space(space: Arc<FreeSpace>) {
+    loop {
+        if let Err(error) = space.refresh() {
+            tracing::warn!(%error, "free space cannot be told");
+        }
+        tokio::time::sleep(SPACE_EVERY).await;
+    }
+}
+
+fn hub_limits(config: &Config) -> HubLimits {
+    HubLimits {
+        outbox_bytes_max: config.limits.outbox_bytes_max,
+        rooms_per_socket_max: config.limits.rooms_per_socket_max,
+        payload_bytes_max: config.engine.payload_bytes_max,
+        ping_interval: config.engine.ping_interval,
+        ping_timeout: config.engine.ping_timeout,
+        connect_timeout: config.engine.connect_timeout,
+    }
+}
