@@ -158,7 +158,7 @@ impl App {
         core.publisher.refuse();
         core.publisher.flushed().await;
         // What was just acknowledged is shown before its receiver's connection is closed.
-        let shown = core.history.caught_up().await.is_ok();
+        let shown = core.history.shown().await.is_ok();
         core.close_sessions(within).await;
         core.drain.advance(Stage::Closing);
         // A client that does not let go must not keep what is queued from being written out.

@@ -37,6 +37,8 @@ pub struct History {
     tail_bytes: AtomicU64,
     /// Told whenever a partition's `read` or `archived` has moved.
     moved: Notify,
+    /// Held by the log's reader from [`History::feed`] until what it fed has been shown.
+    pub showing: Mutex<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -120,6 +122,7 @@ impl History {
             tail_bytes_max: limits.tail_bytes_max,
             tail_bytes: AtomicU64::new(0),
             moved: Notify::new(),
+            showing: Mutex::new(()),
             metrics,
         }
     }
@@ -345,6 +348,13 @@ impl History {
         }
         self.wait("the log's reader is behind", || reached(&target))
             .await
+    }
+
+    /// As [`History::caught_up`], and until all of that has been shown.
+    pub async fn shown(&self) -> Result<(), HistoryError> {
+        self.caught_up().await?;
+        drop(self.showing.lock());
+        Ok(())
     }
 
     /// Waits for `done`, at most [`CATCH_UP_MAX`].

@@ -46,11 +46,14 @@ impl Heartbeat {
         }
     }
 
-    /// Begins a session's deadlines at `now`.
-    pub fn begin(&self, sid: Sid, now: Duration) {
+    /// Begins a session's deadlines at `now`. True when one of them may be the next of all: whoever sleeps until a
+    /// later one has to look again.
+    pub fn begin(&self, sid: Sid, now: Duration) -> bool {
         let mut queues = self.queues.lock();
+        let may_be_next = queues.pings.is_empty() || queues.connects.is_empty();
         queues.pings.push_back((now + self.ping_interval, sid));
         queues.connects.push_back((now + self.connect_timeout, sid));
+        may_be_next
     }
 
     /// Whether a deadline has passed.
@@ -121,7 +124,7 @@ mod tests {
     #[test]
     fn deadlines_run_from_the_planned_time_however_late_the_sweep_is() {
         let heartbeat = Heartbeat::new(ms(300), ms(200), ms(1000));
-        heartbeat.begin(Sid::new([1; 15]), ms(0));
+        assert!(heartbeat.begin(Sid::new([1; 15]), ms(0)));
         assert_eq!(swept(&heartbeat, ms(299)), (vec![], Some(ms(300))));
         assert_eq!(swept(&heartbeat, ms(350)), (vec![Due::Ping], Some(ms(500))));
         assert_eq!(
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn a_session_that_is_gone_is_forgotten() {
         let heartbeat = Heartbeat::new(ms(300), ms(200), ms(1000));
-        heartbeat.begin(Sid::new([1; 15]), ms(0));
+        assert!(heartbeat.begin(Sid::new([1; 15]), ms(0)));
         assert_eq!(heartbeat.sweep(ms(300), |_, _| false), Some(ms(1000)));
         assert_eq!(heartbeat.sweep(ms(1000), |_, _| false), None);
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use tokio::sync::Notify;
 
 use crate::chat::id::UserId;
 use crate::hub::heartbeat::{Due, Heartbeat};
@@ -19,7 +20,7 @@ use crate::protocol::connection::CloseReason;
 use crate::protocol::engineio::Sid;
 use crate::protocol::frame::Frame;
 
-/// At most so long until the heartbeat looks again, so that new sessions' deadlines are seen.
+/// Longest sleep of the heartbeat.
 const SWEEP_MAX: Duration = Duration::from_millis(500);
 
 // === Hub ===
@@ -29,6 +30,8 @@ pub struct Hub {
     sessions: DashMap<Sid, Arc<Session>>,
     rooms: Rooms,
     heartbeat: Heartbeat,
+    /// Wakes the heartbeat for a deadline that is earlier than those it knew.
+    earlier: Notify,
     limits: HubLimits,
     started: Instant,
     metrics: Arc<Metrics>,
@@ -57,6 +60,7 @@ impl Hub {
             sessions: DashMap::new(),
             rooms: Rooms::default(),
             heartbeat: Heartbeat::new(ping_interval, ping_timeout, connect_timeout),
+            earlier: Notify::new(),
             limits,
             started: Instant::now(),
             metrics,
@@ -77,7 +81,9 @@ impl Hub {
         } = self.limits;
         let session = Arc::new(Session::new(sid, link, outbox_bytes_max, payload_bytes_max));
         self.sessions.insert(sid, session.clone());
-        self.heartbeat.begin(sid, self.now());
+        if self.heartbeat.begin(sid, self.now()) {
+            self.earlier.notify_one();
+        }
         match link {
             Link::Polling { .. } => self.metrics.polling_sessions.inc(),
             Link::WebSocket => self.metrics.websockets.inc(),
@@ -223,7 +229,11 @@ impl Hub {
         loop {
             let next = self.sweep();
             let wait = next.map_or(SWEEP_MAX, |at| at.saturating_sub(self.now()).min(SWEEP_MAX));
-            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+            let wait = tokio::time::sleep(wait.max(Duration::from_millis(1)));
+            tokio::select! {
+                () = wait => {}
+                () = self.earlier.notified() => {}
+            }
         }
     }
 

@@ -45,6 +45,7 @@ impl Deliver {
     fn deliver(&self, entries: &[Entry]) {
         self.metrics.deliver_batch.observe(entries.len() as f64);
         let mut batch: Vec<Arrival> = entries.iter().map(|entry| self.read(entry)).collect();
+        let _showing = self.history.showing.lock();
         // History first: what is shown must be in it.
         self.history.feed(&mut batch);
         let mut rest = entries.iter();

@@ -181,7 +181,10 @@ impl Connection {
         }
         match self.state {
             State::New => return Err(CloseReason::ParseError),
-            State::Left if namespace == "/" => return Ok(Signal::Nothing),
+            // Attachments follow a binary packet, and have to be dropped as well.
+            State::Left if namespace == "/" && packet.attachments == 0 => {
+                return Ok(Signal::Nothing);
+            }
             _ if namespace != "/" => return Err(CloseReason::ParseError),
             State::Connected | State::Left => {}
         }
@@ -199,7 +202,11 @@ impl Connection {
                 Ok(Signal::Disconnect)
             }
             // This server asks for no acknowledgements, so whatever this one is for is over.
-            Kind::Ack => Ok(Signal::Nothing),
+            Kind::Ack => {
+                let args = packet.data.map(socketio::ack_args).transpose();
+                args.map_err(|_| CloseReason::ParseError)?;
+                Ok(Signal::Nothing)
+            }
             Kind::Connect | Kind::ConnectError => Err(CloseReason::ParseError),
         }
     }
@@ -228,10 +235,17 @@ impl Connection {
         now: Duration,
     ) -> Result<Signal<'a>, CloseReason> {
         let data = packet.data.ok_or(CloseReason::ParseError)?;
-        socketio::check_placeholders(data, packet.attachments)
+        let is_event = packet.kind == Kind::BinaryEvent;
+        // What cannot be read is refused before its attachments are kept.
+        let shape = match is_event {
+            true => socketio::event(data).map(|_| ()),
+            false => socketio::ack_args(data).map(|_| ()),
+        };
+        shape
+            .and_then(|()| socketio::check_placeholders(data, packet.attachments))
             .map_err(|_| CloseReason::ParseError)?;
         self.pending = Some(Box::new(Pending {
-            is_event: packet.kind == Kind::BinaryEvent,
+            is_event,
             complete: Complete {
                 data: data.to_owned(),
                 ack: packet.id.map(str::to_owned),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fastwebsockets::upgrade;
-use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 
 use crate::drain::Tasks;
 use crate::http::query;
@@ -165,6 +167,12 @@ impl Endpoint {
             );
             return reply::with(refusal, SEC_WEBSOCKET_VERSION, "13");
         }
+        if request.method() != Method::GET
+            || request.version() != Version::HTTP_11
+            || !has_key(request.headers())
+        {
+            return answer::refuse_websocket(HandshakeError::BadRequest);
+        }
         let slot = request.extensions_mut().remove::<Slot>();
         let Ok((response, upgraded)) = upgrade::upgrade(&mut request) else {
             return answer::refuse_websocket(HandshakeError::BadRequest);
@@ -207,6 +215,17 @@ impl Endpoint {
     }
 }
 
+/// Whether a websocket handshake brings 16 bytes of its own to be answered.
+fn has_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => STANDARD
+            .decode(key)
+            .is_ok_and(|bytes| bytes.len() == WEBSOCKET_KEY_BYTES),
+        _ => false,
+    }
+}
+
 /// Whether a request asks for a websocket, as RFC 6455 section 4.2.1 has it.
 fn wants_websocket(headers: &HeaderMap) -> bool {
     let has = |name, token: &str| {
@@ -222,3 +241,6 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     };
     has(UPGRADE, "websocket") && has(CONNECTION, "upgrade")
 }
+
+/// Bytes of `Sec-WebSocket-Key`, as RFC 6455 has it.
+const WEBSOCKET_KEY_BYTES: usize = 16;

@@ -134,15 +134,16 @@ impl Polling<'_> {
 
     fn receive(&self, session: &Arc<Session>, body: &mut [u8]) -> Result<(), CloseReason> {
         for packet in engineio::packets(body) {
+            // Closed by a packet before, or by another request while this one was on its way.
+            if session.closed().is_some() {
+                return Ok(());
+            }
             match packet.map_err(|_| CloseReason::ParseError)? {
                 Polled::Text(text) => {
                     let text = str::from_utf8(text).map_err(|_| CloseReason::ParseError)?;
                     self.handler.text(session, text)?;
                 }
                 Polled::Binary(payload) => self.handler.binary(session, &payload)?,
-            }
-            if session.closed().is_some() {
-                return Ok(());
             }
         }
         Ok(())

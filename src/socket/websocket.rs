@@ -239,19 +239,26 @@ impl Wire {
                     Link::Polling { probing, .. } if !*probing => *probing = true,
                     _ => return Err(CloseReason::ParseError.into()),
                 }
+                self.has_probed = true;
                 self.unsent
                     .extend_from_slice(Frame::probe_pong().websocket());
                 // A poll that waits is let go at once: the client upgrades when it has come back.
                 session.outbox.wake();
                 Ok(())
             }
-            "5" if self.socket.handler.hub.upgrade(session) => {
+            "5" if !self.is_second() && self.socket.handler.hub.upgrade(session) => {
                 self.is_probe = false;
                 session.outbox.wake();
                 Ok(())
             }
             _ => Err(CloseReason::ParseError.into()),
         }
+    }
+
+    /// Whether another connection is upgrading the session.
+    fn is_second(&self) -> bool {
+        let link = self.socket.session.link.lock();
+        !self.has_probed && matches!(*link, Link::Polling { probing: true, .. })
     }
 
     // --- the open connection ---
