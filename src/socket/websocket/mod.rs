@@ -4,6 +4,8 @@
 //! An idle connection keeps no buffer: bytes are read into and written from buffers of the thread; only an unfinished
 //! frame, or what the peer did not take, is kept with the connection.
 
+mod probe;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,9 +21,8 @@ use tokio::net::TcpStream;
 use crate::drain::Tasks;
 use crate::http::server::Slot;
 use crate::hub::outbox::Taken;
-use crate::hub::session::{Link, Session};
+use crate::hub::session::Session;
 use crate::protocol::connection::CloseReason;
-use crate::protocol::frame::Frame;
 use crate::protocol::websocket::{Decoder, Event, Opcode, Step, close_frame, write_frame};
 use crate::socket::handler::Handler;
 
@@ -190,75 +191,6 @@ impl Wire {
             .close(&self.socket.session, end.reason);
         // Boxed, so that the many connections that are not closing do not carry room for it.
         Box::pin(self.finish(end.close_code)).await;
-    }
-
-    // --- the upgrade ---
-
-    /// Waits for the probe and the upgrade; false when it failed and the connection is of no use.
-    async fn probe(&mut self, begun: Result<(), End>, limit: Duration) -> bool {
-        let upgraded = async {
-            let mut end = begun.err();
-            while self.is_probe && end.is_none() {
-                end = poll_fn(|cx| self.poll_probe(cx)).await.err();
-            }
-            end
-        };
-        let end = match tokio::time::timeout(limit, upgraded).await {
-            Ok(None) => return true,
-            Ok(Some(end)) => end,
-            Err(_) => End::from(CloseReason::ConnectTimeout),
-        };
-        if self.is_probe {
-            if self.has_probed
-                && let Link::Polling { probing, .. } = &mut *self.socket.session.link.lock()
-            {
-                *probing = false;
-            }
-        } else {
-            // It broke in the very bytes that made it the session's transport.
-            self.socket
-                .handler
-                .hub
-                .close(&self.socket.session, end.reason);
-        }
-        self.finish(end.close_code).await;
-        false
-    }
-
-    /// Reads once, after what had to be written is.
-    fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        ready!(self.poll_unsent(cx))?;
-        self.poll_read(cx)
-    }
-
-    fn probe_packet(&mut self, packet: &str) -> Result<(), End> {
-        let session = &self.socket.session;
-        match packet {
-            "2probe" => {
-                match &mut *session.link.lock() {
-                    Link::Polling { probing, .. } if !*probing => *probing = true,
-                    _ => return Err(CloseReason::ParseError.into()),
-                }
-                self.has_probed = true;
-                self.unsent
-                    .extend_from_slice(Frame::probe_pong().websocket());
-                // A poll that waits is let go at once: the client upgrades when it has come back.
-                session.outbox.wake();
-                Ok(())
-            }
-            "5" if !self.is_second() && self.socket.handler.hub.upgrade(session) => {
-                self.is_probe = false;
-                session.outbox.wake();
-                Ok(())
-            }
-            _ => Err(CloseReason::ParseError.into()),
-        }
-    }
-
-    /// Whether another connection is upgrading the session.
-    fn is_second(&self) -> bool {
-        let link = self.socket.session.link.lock();
-        !self.has_probed && matches!(*link, Link::Polling { probing: true, .. })
     }
 
     // --- the open connection ---
