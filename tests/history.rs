@@ -138,6 +138,25 @@ async fn a_cursor_is_a_message_of_the_conversation_or_refused() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_messages_is_shorter_and_nothing_is_missing() {
+    let server = Server::start(&[]).await;
+    let mut ann = Client::websocket(server.address).await;
+    let mut all = Vec::new();
+    for n in 0..12 {
+        let text = format!("{n}{}", "x".repeat(900_000));
+        ann.emit("chatMessage", draft("talk", &text)).await;
+        all.push(ann.event_named("messageSent").await);
+    }
+    let newest = page(server.address, "limit=200").await;
+    assert!((1..=5).contains(&newest.len()), "{} messages", newest.len());
+    assert!(newest == all[12 - newest.len()..]);
+    let id = history::id(&all[0]);
+    let next = page(server.address, &format!("last_message_id={id}&limit=200")).await;
+    assert!((1..=5).contains(&next.len()) && next == all[1..=next.len()]);
+    assert!(history::whole(server.address, "talk").await == all);
+}
+
+#[tokio::test]
 async fn a_conversation_id_is_decoded_once_and_bounded() {
     let server = Server::start(&[]).await;
     let long = "x".repeat(1024);

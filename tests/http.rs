@@ -140,15 +140,19 @@ async fn heads_are_bounded_in_bytes_and_in_number() {
 
 #[tokio::test]
 async fn a_head_that_does_not_end_and_a_connection_without_one_are_closed() {
-    let server = Server::start(&[("HEADER_TIMEOUT_MS", "300")]).await;
-    for begun in [
+    let server = Server::start(&[("HEADER_TIMEOUT_MS", "1000")]).await;
+    let mut begun = Vec::new();
+    for head in [
         "",
         "GET",
         "GET /health HTTP/1.1\r\nHost: x\r\n",
         "GET /health HTTP/1.1\r\nHost: x\r\nX: y",
     ] {
         let mut connection = Connection::open(server.address).await;
-        connection.send_bytes(begun.as_bytes()).await;
+        connection.send_bytes(head.as_bytes()).await;
+        begun.push(connection);
+    }
+    for connection in &mut begun {
         connection.closed().await;
     }
     let mut idle = Connection::open(server.address).await;

@@ -347,6 +347,7 @@ async fn a_stopping_server_says_so_until_it_closes() {
         }
     }
     assert!(draining > 0);
+    drop(clients);
     assert!(server.exit(support::DEADLINE).await.success());
     let server = server.restart().await;
     assert_eq!(history::whole(server.address, "talk").await, taken);

@@ -19,7 +19,7 @@ use crate::chat::message::Message;
 use crate::history::recent::Recent;
 use crate::history::tail::Tail;
 use crate::metrics::Metrics;
-use crate::store::{Cursor, PageQuery, Store, StoreError};
+use crate::store::{Cursor, PAGE_BYTES_MAX, PageQuery, Store, StoreError};
 use crate::topic::{Bounds, Position};
 
 /// How long a reader waits for the log's reader, or for the store, to catch up.
@@ -392,8 +392,16 @@ impl History {
     }
 }
 
-/// Joins a page of the store and one of the tail: each message once, in rising `seq`, the `limit` nearest the cursor.
+/// Joins a page of the store and one of the tail: each message once, in rising `seq`, the `limit` nearest the cursor,
+/// and of these as many as [`PAGE_BYTES_MAX`] lets stand.
 fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize) -> Vec<Message> {
+    let is_cut = bytes(&stored) >= PAGE_BYTES_MAX;
+    // A page cut by its bytes may end before the store does: what comes later must not follow it.
+    let tail = if is_cut && matches!(cursor, Cursor::After(_)) {
+        Vec::new()
+    } else {
+        tail
+    };
     let mut page = stored;
     let known: std::collections::HashSet<MessageId> = page.iter().map(|m| m.id).collect();
     page.extend(
@@ -401,12 +409,29 @@ fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize)
             .filter(|message| !known.contains(&message.id)),
     );
     page.sort_by_key(|message| message.seq);
-    let extra = page.len().saturating_sub(limit);
     match cursor {
-        Cursor::After(_) => page.truncate(limit),
-        Cursor::Newest | Cursor::Before(_) => drop(page.drain(..extra)),
+        Cursor::After(_) => page.truncate(limit.min(fitting(page.iter()))),
+        Cursor::Newest | Cursor::Before(_) => {
+            let kept = limit.min(fitting(page.iter().rev()));
+            drop(page.drain(..page.len().saturating_sub(kept)));
+        }
     }
     page
+}
+
+fn bytes(messages: &[Message]) -> usize {
+    messages.iter().map(Message::size).sum()
+}
+
+/// How many of these messages a page may hold.
+fn fitting<'a>(messages: impl Iterator<Item = &'a Message>) -> usize {
+    let mut bytes = 0;
+    let fits = |message: &&Message| {
+        let before = bytes;
+        bytes += message.size();
+        before < PAGE_BYTES_MAX
+    };
+    messages.take_while(fits).count()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
-use crate::store::{Cursor, Inserted, PageQuery, Store, StoreError};
+use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, PageQuery, Store, StoreError};
 
 // === EmbeddedStore ===
 
@@ -267,9 +267,9 @@ impl Tables {
             message(conversation.clone(), place, &value)
         };
         match cursor {
-            Cursor::After(_) => rows.take(limit).map(row).collect(),
+            Cursor::After(_) => bounded(rows.take(limit).map(row)),
             Cursor::Newest | Cursor::Before(_) => {
-                let page: Result<Vec<_>, _> = rows.rev().take(limit).map(row).collect();
+                let page = bounded(rows.rev().take(limit).map(row));
                 page.map(|mut page| {
                     page.reverse();
                     page
@@ -347,6 +347,21 @@ impl Key {
         let (id, place) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
         Some((ConversationId::new(Bytes::copy_from_slice(id))?, place))
     }
+}
+
+/// The rows up to the one that brings them to [`PAGE_BYTES_MAX`]; no more are read.
+fn bounded(rows: impl Iterator<Item = Result<Message, Fault>>) -> Result<Vec<Message>, Fault> {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    for message in rows {
+        let message = message?;
+        bytes += message.size();
+        page.push(message);
+        if bytes >= PAGE_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(page)
 }
 
 /// The keys a page is taken from; `None` when there can be none.

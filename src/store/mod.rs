@@ -35,12 +35,15 @@ pub trait Store: Send + Sync {
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
+/// A page ends with the message that brings it to so many bytes, however many were asked for.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+
 /// Which messages of a conversation.
 #[derive(Clone, Copy, Debug)]
 pub struct PageQuery<'a> {
     pub conversation: &'a ConversationId,
     pub cursor: Cursor,
-    /// At most so many, nearest the cursor.
+    /// At most so many, nearest the cursor; fewer when they are large ([`PAGE_BYTES_MAX`]), but one if there is any.
     pub limit: usize,
 }
 

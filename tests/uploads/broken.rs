@@ -88,18 +88,22 @@ async fn uploads_beyond_the_limit_are_told_to_come_back() {
 
 #[tokio::test]
 async fn an_upload_that_stands_still_is_ended_and_leaves_nothing() {
-    let server = Server::start(&[("BODY_IDLE_TIMEOUT_MS", "200")]).await;
+    let server = Server::start(&[("BODY_IDLE_TIMEOUT_MS", "1000")]).await;
     let whole = file(people(), &vec![b'x'; 600_000]).finish();
+    let total = whole.len().to_string();
+    let headers = [
+        ("Content-Type", Multipart::CONTENT_TYPE),
+        ("Content-Length", &total),
+    ];
+    let mut begun = Vec::new();
     for length in [0, 100, 500_000] {
         let mut connection = Connection::open(server.address).await;
-        let total = whole.len().to_string();
-        let headers = [
-            ("Content-Type", Multipart::CONTENT_TYPE),
-            ("Content-Length", &total),
-        ];
         connection
             .send("POST", PATH, &headers, &whole[..length])
             .await;
+        begun.push(connection);
+    }
+    for connection in &mut begun {
         assert_error(&connection.response("POST").await, 408, "timeout");
         connection.closed().await;
     }
