@@ -266,8 +266,6 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// An id as clients give it: a string of 1 to [`ID_BYTES_MAX`] bytes, or a JSON integer within 64 bits, taken as its
-/// decimal digits. `null`, `""` and no value are `None`. `name` names it in the refusal.
 fn id<'a>(
     value: Option<&'a RawValue>,
     name: &'static str,
@@ -275,7 +273,8 @@ fn id<'a>(
     value.map_or(Ok(None), |value| id_from_json(value.get(), name))
 }
 
-/// As [`id`], from the JSON of the value.
+/// An id as clients give it: a string of 1 to [`ID_BYTES_MAX`] bytes, or a JSON integer within 64 bits, taken as its
+/// decimal digits. `null` and `""` are `None`. `name` names it in the refusal.
 pub fn id_from_json<'a>(
     json: &'a str,
     name: &'static str,
