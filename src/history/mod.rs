@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
@@ -38,7 +38,7 @@ pub struct History {
     /// Told whenever a partition's `read` or `archived` has moved.
     moved: Notify,
     /// Held by the log's reader from [`History::feed`] until what it fed has been shown.
-    pub showing: Mutex<()>,
+    showing: Mutex<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -69,6 +69,12 @@ pub struct HistoryLimits {
 pub struct Arrival {
     pub position: Position,
     pub message: Option<Message>,
+}
+
+/// Held until what was fed has been shown: [`History::shown`] waits for it.
+#[must_use]
+pub struct Showing<'a> {
+    _held: MutexGuard<'a, ()>,
 }
 
 /// Where a page begins, by message.
@@ -152,7 +158,10 @@ impl History {
 
     /// Takes what the log's reader has read, in its order; leaves in `batch` the messages to be shown: those read for
     /// the first time, and appended since the start.
-    pub fn feed(&self, batch: &mut Vec<Arrival>) {
+    pub fn feed(&self, batch: &mut Vec<Arrival>) -> Showing<'_> {
+        let showing = Showing {
+            _held: self.showing.lock(),
+        };
         let mut recent = self.recent.lock();
         batch.retain_mut(|arrival| {
             let Some(partition) = self.partition(arrival.position.partition) else {
@@ -177,6 +186,7 @@ impl History {
         self.shed();
         self.count();
         self.moved.notify_waiters();
+        showing
     }
 
     fn keep(&self, partition: &Partition, message: &Message) {

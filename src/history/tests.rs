@@ -142,7 +142,7 @@ impl Setup {
             position: at(offset),
             message: Some(message),
         }];
-        self.history.feed(&mut batch);
+        drop(self.history.feed(&mut batch));
         !batch.is_empty()
     }
 

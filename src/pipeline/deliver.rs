@@ -45,9 +45,8 @@ impl Deliver {
     fn deliver(&self, entries: &[Entry]) {
         self.metrics.deliver_batch.observe(entries.len() as f64);
         let mut batch: Vec<Arrival> = entries.iter().map(|entry| self.read(entry)).collect();
-        let _showing = self.history.showing.lock();
         // History first: what is shown must be in it.
-        self.history.feed(&mut batch);
+        let _showing = self.history.feed(&mut batch);
         let mut rest = entries.iter();
         for arrival in &batch {
             let entry = rest.find(|entry| entry.position == arrival.position);
