@@ -18,7 +18,7 @@ use crate::chat::rejection::Rejection;
 use crate::config::Config;
 use crate::disk::FreeSpace;
 use crate::drain::{Drain, Stage, Tasks};
-use crate::history::{History, HistoryLimits};
+use crate::history::{History, HistoryLimits, Origin};
 use crate::http::server::{Server, Slots};
 use crate::http::stack::Stack;
 use crate::hub::session::Link;
@@ -71,8 +71,11 @@ impl Core {
             tail_bytes_max: config.limits.tail_bytes_max,
             recent_ids_max: config.limits.recent_ids_max,
         };
-        let epoch = config.journal.log_epoch;
-        let history = History::new(store.clone(), &bounds, epoch, limits, metrics.clone());
+        let origin = Origin {
+            epoch: config.journal.log_epoch,
+            topic: "chat.messages",
+        };
+        let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
         let history = Arc::new(history);
         let hub = Arc::new(Hub::new(hub_limits(config), metrics.clone()));
         let parts = publish::Parts {

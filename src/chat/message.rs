@@ -120,6 +120,19 @@ impl Message {
         may_be_resent(&self.body)
     }
 
+    /// Its `receiver_id`, read back from the body: for the few that come without a list of recipients.
+    pub fn receiver(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Receiver {
+            receiver_id: String,
+        }
+        let mut json = self.body.to_vec();
+        json.push(b'}');
+        serde_json::from_slice(&json)
+            .ok()
+            .map(|Receiver { receiver_id }| receiver_id)
+    }
+
     /// Appends the message as clients get it: the body, then `is_spam` and `seq`.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.body);

@@ -2,6 +2,7 @@
 
 pub mod attachment;
 pub mod draft;
+pub mod foreign;
 pub mod id;
 pub mod message;
 pub mod quote;

@@ -14,13 +14,14 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use crate::chat::foreign;
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
 use crate::history::recent::Recent;
 use crate::history::tail::Tail;
 use crate::metrics::Metrics;
 use crate::store::{Cursor, PAGE_BYTES_MAX, PageQuery, Store, StoreError};
-use crate::topic::{Bounds, Position};
+use crate::topic::{Bounds, Entry, Position, header};
 
 /// How long a reader waits for the log's reader, or for the store, to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub struct History {
     partitions: Box<[Partition]>,
     recent: Mutex<Recent>,
     epoch: u32,
+    /// The log's name, part of the ids of messages that have none.
+    topic: Box<str>,
     tail_bytes_max: usize,
     tail_bytes: AtomicU64,
     /// Told whenever a partition's `read` or `archived` has moved.
@@ -62,6 +65,14 @@ pub struct HistoryLimits {
     pub tail_bytes_max: usize,
     /// Ids remembered to recognise a message that the log holds twice.
     pub recent_ids_max: usize,
+}
+
+/// Which log this is the history of.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Its life: part of every place.
+    pub epoch: u32,
+    pub topic: &'a str,
 }
 
 /// One record as the log's reader hands it over; `message` is `None` for what is no message.
@@ -107,7 +118,7 @@ impl History {
     pub fn new(
         store: Arc<dyn Store>,
         bounds: &[Bounds],
-        epoch: u32,
+        origin: Origin,
         limits: HistoryLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -124,13 +135,29 @@ impl History {
             store,
             partitions: bounds.iter().map(partition).collect(),
             recent: Mutex::new(Recent::new(limits.recent_ids_max)),
-            epoch,
+            epoch: origin.epoch,
+            topic: origin.topic.into(),
             tail_bytes_max: limits.tail_bytes_max,
             tail_bytes: AtomicU64::new(0),
             moved: Notify::new(),
             showing: Mutex::new(()),
             metrics,
         }
+    }
+
+    /// Reads a record as a message: ours as it stands, another producer's as [`foreign::read`] makes it. `None` when it
+    /// is no message.
+    pub fn read(&self, entry: &Entry) -> Option<Message> {
+        let (position, record) = (entry.position, &entry.record);
+        let seq = self.seq(position);
+        let is_ours = record.header(header::MESSAGE_ID).is_some();
+        let ours = is_ours
+            .then(|| Message::from_log(&record.key, &record.value, seq))
+            .flatten();
+        ours.or_else(|| {
+            let id = foreign::id_of_place(&self.topic, position.partition, position.offset);
+            Some(foreign::read(&record.value, id, entry.time_ms)?.at(seq))
+        })
     }
 
     /// The place that a position of the log stands for.

@@ -105,7 +105,16 @@ fn setup(tail_bytes_max: usize) -> Setup {
         recent_ids_max: 100,
     };
     let metrics = Arc::new(Metrics::new(&[]));
-    let history = History::new(store.clone(), &bounds, 1, limits, metrics);
+    let history = History::new(
+        store.clone(),
+        &bounds,
+        Origin {
+            epoch: 1,
+            topic: "t",
+        },
+        limits,
+        metrics,
+    );
     Setup { store, history }
 }
 
@@ -299,6 +308,29 @@ async fn over_its_bound_the_tail_forgets_and_pages_fail_until_the_store_has_caug
     );
     setup.archive(0..1).await;
     assert_eq!(setup.offsets(Place::Newest, 10).await, [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_foreign_record_is_read_as_a_message() {
+    let setup = setup(1 << 20);
+    let record = |value: &'static str| Entry {
+        position: at(3),
+        time_ms: 9,
+        record: crate::topic::Record {
+            key: Bytes::new(),
+            headers: Default::default(),
+            value: Bytes::from_static(value.as_bytes()),
+        },
+    };
+    let plain = record(r#"{"sender_id":"a","receiver_id":"b","text_content":"t"}"#);
+    let message = setup.history.read(&plain).unwrap();
+    assert_eq!(
+        (message.seq, message.conversation.as_str()),
+        (Seq::new(1, 3), "a:b")
+    );
+    assert_eq!(message.id, foreign::id_of_place("t", 0, 3));
+    assert_eq!(message.receiver().as_deref(), Some("b"));
+    assert!(setup.history.read(&record("{}")).is_none());
 }
 
 proptest! {

@@ -53,7 +53,7 @@ impl Archive {
     async fn archive(&mut self, entries: &[Entry]) {
         let messages: Vec<Message> = entries
             .iter()
-            .filter_map(|entry| self.read(entry))
+            .filter_map(|entry| self.history.read(entry))
             .collect();
         let started = Instant::now();
         let inserted = insert(&*self.store, &messages, &self.metrics).await;
@@ -77,11 +77,6 @@ impl Archive {
             });
         }
         self.metrics.archive_lag.set(self.history.lag());
-    }
-
-    fn read(&self, entry: &Entry) -> Option<Message> {
-        let seq = self.history.seq(entry.position);
-        Message::from_log(&entry.record.key, &entry.record.value, seq)
     }
 }
 

@@ -57,9 +57,8 @@ impl Deliver {
     }
 
     fn read(&self, entry: &Entry) -> Arrival {
-        let (position, record) = (entry.position, &entry.record);
-        let seq = self.history.seq(position);
-        let message = Message::from_log(&record.key, &record.value, seq);
+        let position = entry.position;
+        let message = self.history.read(entry);
         if message.is_none() {
             self.metrics.records_unreadable.inc();
             tracing::warn!(?position, "a record of the log is no message");
@@ -68,11 +67,18 @@ impl Deliver {
     }
 
     fn show(&self, entry: &Entry, message: &Message) {
-        let Some(recipients) = entry.record.header(header::RECIPIENTS) else {
-            return;
-        };
         self.metrics.messages_delivered.inc();
-        let users = users(recipients);
+        let receiver;
+        let users = match entry.record.header(header::RECIPIENTS) {
+            Some(recipients) => users(recipients),
+            None => {
+                receiver = message.receiver();
+                receiver
+                    .iter()
+                    .map(|user| Cow::Borrowed(user.as_str()))
+                    .collect()
+            }
+        };
         let rooms: SmallVec<[&str; 2]> = users.iter().map(|user| &**user).collect();
         self.hub.broadcast(&rooms, || event::new_message(message));
     }

@@ -182,6 +182,7 @@ impl Reader {
         };
         let records = log.kept.iter().skip(skip as usize).take(max);
         let entries = records.zip(next..).map(|((_, record), offset)| Entry {
+            time_ms: 0,
             position: position(offset),
             record: record.clone(),
         });

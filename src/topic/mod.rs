@@ -65,6 +65,8 @@ pub struct Position {
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub position: Position,
+    /// When it was appended, in milliseconds since 1970; 0 where the log does not keep that. Orders nothing.
+    pub time_ms: u64,
     pub record: Record,
 }
 

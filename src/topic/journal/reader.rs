@@ -94,6 +94,7 @@ impl Reader {
             let records = block.records.iter().skip(skip).take(*left);
             let before = batch.len();
             batch.extend(records.zip(self.next..).map(|(record, offset)| Entry {
+                time_ms: 0,
                 position: position(offset),
                 record: record.clone(),
             }));
