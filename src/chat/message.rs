@@ -3,10 +3,11 @@
 //! In the log the JSON ends in `,"is_spam":false}`; on the wire and in history `seq` follows. Between the two only that
 //! ending differs, so the rest (the body) is never parsed or written again.
 
+use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::rejection::push_json_string;
@@ -155,8 +156,14 @@ impl Message {
 
 /// Inside a JSON string a quote is escaped, so these bytes can only be our own fields.
 fn may_be_resent(json: &[u8]) -> bool {
-    memmem::find(json, b",\"client_message_id\":").is_some()
-        || memmem::find(json, b",\"message_type\":\"system\"").is_some()
+    // Made once: a searcher costs more to make than a short message to search.
+    static MARKS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| {
+        [
+            Finder::new(b",\"client_message_id\":"),
+            Finder::new(b",\"message_type\":\"system\""),
+        ]
+    });
+    MARKS.iter().any(|mark| mark.find(json).is_some())
 }
 
 #[cfg(test)]
