@@ -18,6 +18,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     in_bounds(&packet, text);
+    packet.data.into_iter().for_each(data_alone);
     match packet.kind {
         Kind::Event | Kind::BinaryEvent => event(&packet),
         Kind::Ack | Kind::BinaryAck => ack(&packet),
