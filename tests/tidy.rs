@@ -339,6 +339,7 @@ fn everything() -> BTreeMap<String, Source> {
         "examples",
         "load-tests",
         "fuzz/fuzz_targets",
+        "fuzz/src",
     ];
     folders.iter().flat_map(|folder| read_all(folder)).collect()
 }

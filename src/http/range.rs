@@ -23,7 +23,7 @@ pub fn parse(header: &str, size: u64) -> Ranged {
 
 /// Whether an `If-Range` header lets the range stand: a strong entity tag equal to the file's, or the file's very date.
 pub fn if_range_holds(header: &str, etag: Option<&str>, modified: SystemTime) -> bool {
-    let header = header.trim();
+    let header = header.trim_ascii();
     if header.contains('"') {
         return etag == Some(header) && !header.starts_with("W/");
     }
@@ -33,7 +33,7 @@ pub fn if_range_holds(header: &str, etag: Option<&str>, modified: SystemTime) ->
 
 /// Whether an `If-None-Match` header names the file's entity tag, so that the client has it: 304.
 pub fn if_none_match_names(header: &str, etag: Option<&str>) -> bool {
-    if header.trim() == "*" {
+    if header.trim_ascii() == "*" {
         return true;
     }
     etag.is_some_and(|etag| entity_tags(header).any(|tag| tag == opaque(etag)))
@@ -42,7 +42,8 @@ pub fn if_none_match_names(header: &str, etag: Option<&str>) -> bool {
 /// Whether an `If-Modified-Since` header shows that the client has the file: 304. Not asked when there is an
 /// `If-None-Match`.
 pub fn is_unmodified_since(header: &str, modified: SystemTime) -> bool {
-    httpdate::parse_http_date(header.trim()).is_ok_and(|since| whole_seconds(modified) <= since)
+    httpdate::parse_http_date(header.trim_ascii())
+        .is_ok_and(|since| whole_seconds(modified) <= since)
 }
 
 /// A range as the header has it.
@@ -71,15 +72,18 @@ impl Asked {
 
 fn one_range(header: &str) -> Option<Asked> {
     let (unit, ranges) = header.split_once('=')?;
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
+    if !unit.trim_ascii().eq_ignore_ascii_case("bytes") {
         return None;
     }
-    let mut ranges = ranges.split(',').map(str::trim).filter(|r| !r.is_empty());
+    let mut ranges = ranges
+        .split(',')
+        .map(str::trim_ascii)
+        .filter(|r| !r.is_empty());
     let (range, None) = (ranges.next()?, ranges.next()) else {
         return None;
     };
     let (first, last) = range.split_once('-')?;
-    match (first.trim_end(), last.trim_start()) {
+    match (first.trim_ascii_end(), last.trim_ascii_start()) {
         ("", last) => Some(Asked::Last(number(last)?)),
         (first, "") => Some(Asked::From(number(first)?, None)),
         (first, last) => {
@@ -149,6 +153,8 @@ mod tests {
             ("bytes=+1-2", Whole),
             ("bytes=1--2", Whole),
             ("bytes=0x1-2", Whole),
+            ("\u{200A}bytes=2-5", Whole),
+            ("bytes=2-\u{A0}5", Whole),
         ];
         for (header, expected) in cases {
             assert_eq!(parse(header, 10), expected, "{header:?}");
