@@ -1,5 +1,8 @@
 //! The contract of `Topic`, which every implementation must keep: the same sentences for each.
 
+#[path = "support/kafka.rs"]
+mod on_kafka;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
 
 use chat_svc::topic::journal::{Journal, JournalConfig, RECORD_BYTES_MAX};
+use chat_svc::topic::kafka::KafkaTopic;
 use chat_svc::topic::memory::Memory;
 use chat_svc::topic::{
     Bounds, Entry, Outcome, Position, Record, Start, Subscription, Topic, TopicError, header,
@@ -25,20 +29,20 @@ struct Home {
     _folder: Option<TempDir>,
 }
 
-fn memory() -> Home {
-    Home {
+async fn memory() -> Option<Home> {
+    Some(Home {
         topic: Arc::new(Memory::new(100_000)),
         record_bytes_max: chat_svc::topic::memory::RECORD_BYTES_MAX,
         _folder: None,
-    }
+    })
 }
 
-fn journal() -> Home {
+async fn journal() -> Option<Home> {
     journal_in(|config| config)
 }
 
 /// Nearly every block begins a segment, and readers find next to nothing in memory.
-fn journal_from_disk() -> Home {
+async fn journal_from_disk() -> Option<Home> {
     journal_in(|config| JournalConfig {
         segment_bytes_max: 200,
         ring_bytes_max: 1,
@@ -46,14 +50,24 @@ fn journal_from_disk() -> Home {
     })
 }
 
-fn journal_in(change: impl FnOnce(JournalConfig) -> JournalConfig) -> Home {
+fn journal_in(change: impl FnOnce(JournalConfig) -> JournalConfig) -> Option<Home> {
     let folder = tempfile::tempdir().expect("folder");
     let config = change(JournalConfig::new(folder.path()));
-    Home {
+    Some(Home {
         topic: Arc::new(Journal::open(config).expect("opens")),
         record_bytes_max: RECORD_BYTES_MAX,
         _folder: Some(folder),
-    }
+    })
+}
+
+/// On a real Kafka, where there is one.
+async fn kafka() -> Option<Home> {
+    let topic = KafkaTopic::open(on_kafka::config()?).await.expect("opens");
+    Some(Home {
+        record_bytes_max: topic.record_bytes_max(),
+        topic: Arc::new(topic),
+        _folder: None,
+    })
 }
 
 macro_rules! contract {
@@ -61,12 +75,15 @@ macro_rules! contract {
         contract!(memory: $($sentence)*);
         contract!(journal: $($sentence)*);
         contract!(journal_from_disk: $($sentence)*);
+        contract!(kafka: $($sentence)*);
     };
     ($home:ident: $($sentence:ident)*) => {
         mod $home {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $sentence() {
-                super::$sentence(super::$home()).await;
+                if let Some(home) = super::$home().await {
+                    super::$sentence(home).await;
+                }
             })*
         }
     };

@@ -3,6 +3,7 @@
 //! A record with a key always lands in the same partition as others of that key, so one key's order is the log's.
 
 pub mod journal;
+pub mod kafka;
 pub mod memory;
 
 use std::borrow::Cow;

@@ -1,0 +1,273 @@
+//! The log on Apache Kafka: for more than one node, or more than one machine's durability.
+//!
+//! Promises what [`crate::topic::Topic`] does, as far as the cluster does: an acknowledged record is on every in-sync
+//! replica. Goes on by itself after brokers were away. A record's place is its partition and offset; which partition a key
+//! has changes with the topic's partition count, so a topic that changed is not opened.
+
+mod health;
+mod open;
+mod producer;
+mod reader;
+mod settings;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::BoxFuture;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+pub use self::health::KafkaStats;
+pub use self::open::OpenError;
+pub use self::settings::{Identity, KafkaConfig, Security};
+
+use self::health::{Context, Health};
+use self::producer::Writer;
+use self::reader::{Ending, Opening, Reader};
+use crate::topic::{Bounds, Outcome, Record, Start, Subscription, Topic, TopicError};
+
+/// An open topic. Close it: dropping it gives up the appends under way.
+pub struct KafkaTopic {
+    shared: Arc<Shared>,
+    writer: Writer,
+    ending: watch::Sender<Ending>,
+    record_bytes_max: usize,
+}
+
+impl KafkaTopic {
+    /// Connects, creates the topic when it is missing, and checks it. Ends within the start timeout and a few
+    /// request timeouts.
+    pub async fn open(config: KafkaConfig) -> Result<KafkaTopic, OpenError> {
+        let health = Arc::new(Health::default());
+        let (of_search, heard) = (config.clone(), Arc::clone(&health));
+        let found = spawn_blocking(move || open::open(&of_search, &heard)).await;
+        let found = found.map_err(|error| OpenError::Settings(error.to_string()))??;
+        let writer = Writer::new(
+            config.topic.clone(),
+            config.producer(found.record_bytes_max),
+            found.record_bytes_max,
+            config.delivery_timeout,
+            Arc::clone(&health),
+        );
+        let shared = Shared {
+            config,
+            control: found.control,
+            identity: found.identity,
+            health,
+        };
+        Ok(KafkaTopic {
+            shared: Arc::new(shared),
+            writer: writer.map_err(|error| OpenError::Settings(error.to_string()))?,
+            ending: watch::Sender::new(Ending::Open),
+            record_bytes_max: found.record_bytes_max,
+        })
+    }
+
+    /// To be recorded with the log's epoch, and given to the next [`KafkaTopic::open`].
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    /// Key, headers and value of one record, together, at most; each header takes 16 bytes more.
+    pub fn record_bytes_max(&self) -> usize {
+        self.record_bytes_max
+    }
+
+    /// Cheap: the brokers are not asked.
+    pub fn stats(&self) -> KafkaStats {
+        self.shared.health.stats()
+    }
+
+    async fn start(&self, start: Start) -> Result<Box<dyn Subscription>, TopicError> {
+        let config = &self.shared.config;
+        let opening = |settings| Opening {
+            settings,
+            topic: config.topic.clone(),
+            health: Arc::clone(&self.shared.health),
+            ending: self.ending.subscribe(),
+            request_timeout: config.request_timeout,
+        };
+        let reader = match start {
+            Start::Group(group) => Reader::member(opening(config.group(group))),
+            Start::Latest => {
+                let marks = self.ask(|shared, by| shared.watermarks(by)).await?;
+                let ends: Vec<u64> = marks.iter().map(|marks| marks.end).collect();
+                Reader::tail(opening(config.tail()), &ends)
+            }
+            Start::Behind {
+                group,
+                window,
+                records_max,
+            } => {
+                let behind =
+                    move |shared: &Shared, by| shared.behind(group, window, records_max, by);
+                let starts = self.ask(behind).await?;
+                Reader::tail(opening(config.tail()), &starts)
+            }
+        };
+        let reader = reader.map_err(|error| unavailable(&error))?;
+        Ok(Box::new(reader))
+    }
+
+    async fn close_all(&self) -> Result<(), TopicError> {
+        if !matches!(*self.ending.borrow(), Ending::Open) {
+            return Ok(());
+        }
+        let flushed = self.writer.close().await;
+        let marks = self.ask(|shared, by| shared.watermarks(by)).await;
+        let ends = marks
+            .ok()
+            .map(|marks| marks.iter().map(|marks| marks.end).collect());
+        self.ending.send_replace(Ending::Over(ends));
+        flushed
+    }
+
+    /// Puts questions to the brokers, on a thread that may block, within the request timeout.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Shared, Instant) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, TopicError> {
+        let shared = Arc::clone(&self.shared);
+        let by = Instant::now() + shared.config.request_timeout;
+        match spawn_blocking(move || question(&shared, by)).await {
+            Ok(answer) => answer.map_err(|error| unavailable(&error)),
+            Err(error) => Err(TopicError::Failed(error.to_string().into())),
+        }
+    }
+}
+
+impl Topic for KafkaTopic {
+    fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
+        Box::pin(self.writer.append(batch))
+    }
+
+    /// `Behind` goes back by `records_max` in each partition.
+    fn subscribe(&self, start: Start) -> BoxFuture<'_, Result<Box<dyn Subscription>, TopicError>> {
+        Box::pin(self.start(start))
+    }
+
+    fn bounds(&self, group: &'static str) -> BoxFuture<'_, Result<Vec<Bounds>, TopicError>> {
+        Box::pin(self.ask(move |shared, by| shared.bounds(group, by)))
+    }
+
+    /// Within the delivery timeout and a request timeout. Without brokers, what is undecided ends as unknown, and
+    /// subscriptions end where they are.
+    fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
+        Box::pin(self.close_all())
+    }
+}
+
+/// What is needed to ask the brokers something. Its methods block.
+struct Shared {
+    config: KafkaConfig,
+    control: BaseConsumer<Context>,
+    identity: Identity,
+    health: Arc<Health>,
+}
+
+struct Marks {
+    first: u64,
+    end: u64,
+}
+
+impl Shared {
+    fn watermarks(&self, by: Instant) -> Result<Vec<Marks>, KafkaError> {
+        let topic = &self.config.topic;
+        let partitions = 0..self.identity.partitions as i32;
+        partitions
+            .map(|partition| {
+                let (first, end) = self.control.fetch_watermarks(topic, partition, left(by))?;
+                Ok(Marks {
+                    first: first.max(0) as u64,
+                    end: end.max(0) as u64,
+                })
+            })
+            .collect()
+    }
+
+    fn bounds(&self, group: &str, by: Instant) -> Result<Vec<Bounds>, KafkaError> {
+        let marks = self.watermarks(by)?;
+        let committed = self.committed(group, by)?;
+        let bounds = (0..).zip(marks.iter().zip(committed));
+        let bounds = bounds.map(|(partition, (marks, committed))| Bounds {
+            partition,
+            committed: committed
+                .unwrap_or(marks.first)
+                .clamp(marks.first, marks.end),
+            end: marks.end,
+        });
+        Ok(bounds.collect())
+    }
+
+    /// Of a group that this client does not join.
+    fn committed(&self, group: &str, by: Instant) -> Result<Vec<Option<u64>>, KafkaError> {
+        let context = Context {
+            health: Arc::clone(&self.health),
+        };
+        let settings = self.config.group(group);
+        let asker: BaseConsumer<Context> = settings.create_with_context(context)?;
+        let places = asker.committed_offsets(self.partitions(Offset::Invalid)?, left(by))?;
+        Ok(self.offsets(&places))
+    }
+
+    fn behind(
+        &self,
+        group: &str,
+        window: Duration,
+        records_max: u64,
+        by: Instant,
+    ) -> Result<Vec<u64>, KafkaError> {
+        let bounds = self.bounds(group, by)?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        // The first moment that is younger.
+        let since = now.saturating_sub(window).as_millis() as i64 + 1;
+        let times = self.partitions(Offset::Offset(since))?;
+        let young = self.offsets(&self.control.offsets_for_times(times, left(by))?);
+        let starts = bounds.iter().zip(young).map(|(bounds, young)| {
+            let least = bounds.committed.saturating_sub(records_max);
+            young.map_or(bounds.committed, |young| {
+                young.max(least).min(bounds.committed)
+            })
+        });
+        let marks = self.watermarks(by)?;
+        Ok(starts
+            .zip(marks)
+            .map(|(start, marks)| start.max(marks.first))
+            .collect())
+    }
+
+    fn partitions(&self, offset: Offset) -> Result<TopicPartitionList, KafkaError> {
+        let count = self.identity.partitions as i32;
+        let mut list = TopicPartitionList::with_capacity(count as usize);
+        for partition in 0..count {
+            list.add_partition_offset(&self.config.topic, partition, offset)?;
+        }
+        Ok(list)
+    }
+
+    /// By partition; `None` where the answer is no place in the log.
+    fn offsets(&self, list: &TopicPartitionList) -> Vec<Option<u64>> {
+        let place = |partition| {
+            let found = list.find_partition(&self.config.topic, partition)?;
+            match found.offset() {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            }
+        };
+        (0..self.identity.partitions as i32).map(place).collect()
+    }
+}
+
+fn left(by: Instant) -> Duration {
+    by.saturating_duration_since(Instant::now())
+        .max(Duration::from_millis(1))
+}
+
+fn unavailable(error: &KafkaError) -> TopicError {
+    TopicError::Unavailable(error.to_string().into())
+}
