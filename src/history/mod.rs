@@ -232,8 +232,8 @@ impl History {
         self.caught_up().await?;
         let cursor = match place {
             Place::Newest => Cursor::Newest,
-            Place::After(id) => Cursor::After(self.place_of(id, conversation).await?),
-            Place::Before(id) => Cursor::Before(self.place_of(id, conversation).await?),
+            Place::After(id) => Cursor::After(self.seq_of(id, conversation).await?, id),
+            Place::Before(id) => Cursor::Before(self.seq_of(id, conversation).await?, id),
         };
         let query = PageQuery {
             conversation,
@@ -242,7 +242,7 @@ impl History {
         };
         // The tail first: what moves from it into the store meanwhile is then seen twice, not missed.
         let tail = self.tail_page(query)?;
-        let nearest_are_in_tail = !matches!(cursor, Cursor::After(_)) && tail.len() >= limit;
+        let nearest_are_in_tail = !matches!(cursor, Cursor::After(..)) && tail.len() >= limit;
         let stored = if nearest_are_in_tail {
             Vec::new()
         } else {
@@ -265,7 +265,7 @@ impl History {
         Ok(page)
     }
 
-    async fn place_of(
+    async fn seq_of(
         &self,
         id: MessageId,
         conversation: &ConversationId,
@@ -400,11 +400,11 @@ fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize)
         tail.into_iter()
             .filter(|message| !known.contains(&message.id)),
     );
-    page.sort_by_key(|message| message.seq);
+    page.sort_by_key(Message::place);
     let extra = page.len().saturating_sub(limit);
     match cursor {
-        Cursor::After(_) => page.truncate(limit),
-        Cursor::Newest | Cursor::Before(_) => drop(page.drain(..extra)),
+        Cursor::After(..) => page.truncate(limit),
+        Cursor::Newest | Cursor::Before(..) => drop(page.drain(..extra)),
     }
     page
 }
