@@ -67,7 +67,14 @@ pub struct Config {
     pub drain_timeout: Duration,
 
     #[command(flatten)]
-    pub elsewhere: Elsewhere,
+    pub kafka: KafkaOptions,
+
+    #[command(flatten)]
+    pub mongo: MongoOptions,
+
+    /// Time in which brokers and store must be reached at start (ms)
+    #[arg(long = "start-timeout-ms", value_name = "MS", env = "START_TIMEOUT_MS", default_value = "30000", value_parser = millis, help_heading = "Starting")]
+    pub start_timeout: Duration,
 }
 
 /// Engine.IO and Socket.IO, by the reference server's names.
@@ -197,18 +204,82 @@ pub struct JournalLimits {
     pub log_epoch: u32,
 }
 
-/// Settings of the service that this one replaces which name servers this build does not speak to yet. They are read
-/// so that a start with them fails with a sentence instead of running on something else in silence.
+/// Kafka as the log, in place of the embedded journal.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Not in this version")]
-pub struct Elsewhere {
-    /// Kafka brokers; this version logs to the embedded journal only
-    #[arg(long, env = "KAFKA_BROKERS", hide = true)]
+#[command(next_help_heading = "Kafka, in place of the journal")]
+pub struct KafkaOptions {
+    /// Brokers, host:port, comma-separated; not set: the embedded journal
+    #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
 
-    /// MongoDB; this version stores in the embedded store only
-    #[arg(long, env = "MONGO_URI", hide = true)]
+    /// Name of this service to the brokers
+    #[arg(long, env = "KAFKA_CLIENT_ID_CHAT_SVC", default_value = "chat-svc")]
+    pub kafka_client_id: String,
+
+    /// Topic of the messages; made when missing
+    #[arg(
+        long,
+        env = "KAFKA_TOPIC_CHAT_MESSAGES",
+        default_value = "chat.messages"
+    )]
+    pub kafka_topic_chat_messages: String,
+
+    /// Partitions of a topic that is made
+    #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12)]
+    pub kafka_partitions: u32,
+
+    /// Replicas of a topic that is made; not set: as the brokers have it
+    #[arg(long, env = "KAFKA_REPLICATION")]
+    pub kafka_replication: Option<u16>,
+
+    /// Replicas that must have a message, of a topic that is made; not set: as the brokers have it
+    #[arg(long, env = "KAFKA_MIN_INSYNC_REPLICAS")]
+    pub kafka_min_insync_replicas: Option<u16>,
+
+    /// Time until an append that nobody confirmed is told as unknown (ms)
+    #[arg(long = "kafka-delivery-timeout-ms", value_name = "MS", env = "KAFKA_DELIVERY_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
+    pub kafka_delivery_timeout: Duration,
+
+    /// plaintext, ssl, sasl_plaintext or sasl_ssl
+    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", default_value = "plaintext")]
+    pub kafka_security_protocol: String,
+
+    /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+    #[arg(long, env = "KAFKA_SASL_MECHANISM")]
+    pub kafka_sasl_mechanism: Option<String>,
+
+    /// User for SASL
+    #[arg(long, env = "KAFKA_SASL_USERNAME")]
+    pub kafka_sasl_username: Option<String>,
+
+    /// Password for SASL
+    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true)]
+    pub kafka_sasl_password: Option<String>,
+
+    /// File of the authorities to trust, instead of the system's
+    #[arg(long, env = "KAFKA_SSL_CA")]
+    pub kafka_ssl_ca: Option<PathBuf>,
+
+    /// File of our certificate
+    #[arg(long, env = "KAFKA_SSL_CERT")]
+    pub kafka_ssl_cert: Option<PathBuf>,
+
+    /// File of its key
+    #[arg(long, env = "KAFKA_SSL_KEY")]
+    pub kafka_ssl_key: Option<PathBuf>,
+}
+
+/// MongoDB as the store, in place of the embedded one.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "MongoDB, in place of the embedded store")]
+pub struct MongoOptions {
+    /// Connection string; not set: the embedded store
+    #[arg(long, env = "MONGO_URI", hide_env_values = true)]
     pub mongo_uri: Option<String>,
+
+    /// Collection of the messages
+    #[arg(long, env = "MONGO_COLLECTION", default_value = "messages")]
+    pub mongo_collection: String,
 }
 
 /// What a number is, and what it may be.
@@ -227,19 +298,6 @@ impl Config {
 
     /// Checks what no single value shows. The error is one sentence that says what to change.
     pub fn check(&self) -> Result<(), String> {
-        let given =
-            |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
-        if given(&self.elsewhere.kafka_brokers) {
-            return Err(
-                "KAFKA_BROKERS is set, but this version has only its embedded journal; unset it"
-                    .into(),
-            );
-        }
-        if given(&self.elsewhere.mongo_uri) {
-            return Err(
-                "MONGO_URI is set, but this version has only its embedded store; unset it".into(),
-            );
-        }
         self.check_numbers()?;
         let limits = &self.limits;
         if limits.page_default > limits.page_max {
@@ -268,7 +326,7 @@ impl Config {
         })
     }
 
-    fn times(&self) -> [Number; 8] {
+    fn times(&self) -> [Number; 10] {
         const DAY_MS: u64 = 24 * 3_600_000;
         let (limits, engine) = (&self.limits, &self.engine);
         let time = |name, time: Duration, min, max| {
@@ -290,10 +348,17 @@ impl Config {
             time("BODY_IDLE_TIMEOUT_MS", limits.body_idle_timeout, 1, DAY_MS),
             time("DRAIN_TIMEOUT_MS", self.drain_timeout, 0, DAY_MS),
             time("JOURNAL_RETENTION_MS", retention, 0, 3_650 * DAY_MS),
+            time("START_TIMEOUT_MS", self.start_timeout, 1, DAY_MS),
+            time(
+                "KAFKA_DELIVERY_TIMEOUT_MS",
+                self.kafka.kafka_delivery_timeout,
+                100,
+                DAY_MS,
+            ),
         ]
     }
 
-    fn counts(&self) -> [Number; 10] {
+    fn counts(&self) -> [Number; 11] {
         let limits = &self.limits;
         let count = |name, given: usize, min, max| Number {
             name,
@@ -316,6 +381,12 @@ impl Config {
             count("PAGE_DEFAULT", limits.page_default, 1, 1 << 20),
             count("PAGE_MAX", limits.page_max, 1, 1 << 20),
             count("RECENT_IDS_MAX", limits.recent_ids_max, 1, 1 << 30),
+            count(
+                "KAFKA_PARTITIONS",
+                self.kafka.kafka_partitions as usize,
+                1,
+                100_000,
+            ),
             count("UPLOADS_MAX", limits.uploads_max, 1, 1 << 30),
         ]
     }
@@ -435,7 +506,7 @@ mod tests {
             ["--log-epoch", "0"],
             ["--page-default", "201"],
             ["--outbox-bytes-max", "65535"],
-            ["--kafka-brokers", "localhost:9092"],
+            ["--kafka-partitions", "0"],
         ] {
             let error = config(&args).check().unwrap_err();
             assert!(!error.contains('\n') && error.len() > 20, "{error}");

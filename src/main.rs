@@ -126,8 +126,8 @@ fn banner(config: &Config, app: &App) -> String {
         "chat-svc {version}\n\
          \x20 chat     {chat}   page, Socket.IO at {path}, REST at /api/chat\n\
          \x20 admin    {admin}   /metrics, /health/ready, /quote-events\n\
-         \x20 log      embedded journal in {data}/journal, epoch {epoch}\n\
-         \x20 store    embedded in {data}/store\n\
+         \x20 log      {log}, epoch {epoch}\n\
+         \x20 store    {store}\n\
          \x20 uploads  {uploads}, files up to {upload} MiB\n\
          \x20 limits   {connections} connections, {outbox} KiB waiting a socket, {payload} bytes a message; \
          all full: {ceiling} MiB\n",
@@ -135,7 +135,8 @@ fn banner(config: &Config, app: &App) -> String {
         chat = local(app.address),
         path = config.engine.socket_path,
         admin = local(app.admin_address),
-        data = config.data_dir.display(),
+        log = app.told.log,
+        store = app.told.store,
         epoch = config.journal.log_epoch,
         uploads = config
             .upload_url

@@ -59,6 +59,13 @@ pub struct Metrics {
     pub journal_records: Gauge<u64, AtomicU64>,
     pub journal_syncs: Gauge<u64, AtomicU64>,
     pub journal_queued_bytes: Gauge<u64, AtomicU64>,
+    pub kafka_records: Gauge<u64, AtomicU64>,
+    pub kafka_unknown: Gauge<u64, AtomicU64>,
+    pub kafka_queued_records: Gauge<u64, AtomicU64>,
+    pub kafka_queued_bytes: Gauge<u64, AtomicU64>,
+    pub kafka_brokers_up: Gauge<u64, AtomicU64>,
+    pub kafka_errors: Gauge<u64, AtomicU64>,
+    pub kafka_round_trip_us: Gauge<u64, AtomicU64>,
     pub archive_lag: Gauge<u64, AtomicU64>,
     pub disk_free_bytes: Gauge<u64, AtomicU64>,
     pub tasks: Level,
@@ -152,6 +159,22 @@ impl Metrics {
             journal_queued_bytes: r.add(
                 "journal_queued_bytes",
                 "Bytes waiting for the journal's writer",
+            ),
+            kafka_records: r.add("kafka_records", "Records appended to Kafka since start"),
+            kafka_unknown: r.add(
+                "kafka_unknown_records",
+                "Records that may or may not be in Kafka",
+            ),
+            kafka_queued_records: r.add("kafka_queued_records", "Records waiting for Kafka"),
+            kafka_queued_bytes: r.add("kafka_queued_bytes", "Their bytes"),
+            kafka_brokers_up: r.add("kafka_brokers_up", "Brokers connected"),
+            kafka_errors: r.add(
+                "kafka_errors",
+                "Errors that the Kafka client reported since start",
+            ),
+            kafka_round_trip_us: r.add(
+                "kafka_round_trip_microseconds_p99",
+                "Slowest broker's round trips",
             ),
             archive_lag: r.add(
                 "archive_lag_records",

@@ -1,67 +1,126 @@
 //! Log, store and files: opened as the configuration asks, each failure one sentence. The only file that knows every
 //! implementation of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::blobs::{Blobs, BlobsConfig};
 use crate::config::Config;
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
-use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
+use crate::store::mongo::{MongoConfig, MongoStore};
+use crate::store::{Store, StoreError};
 use crate::topic::Topic;
 use crate::topic::journal::{Journal, JournalConfig};
+use crate::topic::kafka::{Identity, KafkaConfig, KafkaTopic, Security};
+
+/// How often a store that cannot be reached is tried again at start.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What the service keeps its messages and files in.
 pub struct Backends {
     pub log: Log,
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
+    /// What runs on what, and where: a line for people each.
+    pub told: Told,
+}
+
+/// Where log and store are, for people.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub log: String,
+    pub store: String,
 }
 
 /// The log, and what only its implementation can tell of it.
 #[derive(Clone)]
 pub struct Log {
     pub topic: Arc<dyn Topic>,
-    journal: Arc<Journal>,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Journal(Arc<Journal>),
+    Kafka(Arc<KafkaTopic>),
 }
 
 impl Backends {
     /// Opens all three. `tasks` run what files need done when a client has gone.
     pub async fn open(config: &Config, tasks: &Tasks) -> Result<Self, SetupError> {
         make_folder(&config.data_dir)?;
-        let journal = open_journal(config).await?;
-        let store = open_store(&config.data_dir).await?;
+        let (log, log_told) = match given(&config.kafka.kafka_brokers) {
+            Some(brokers) => open_kafka(config, brokers).await?,
+            None => open_journal(config).await?,
+        };
+        let (store, store_told) = match given(&config.mongo.mongo_uri) {
+            Some(uri) => open_mongo(config, uri).await?,
+            None => open_store(&config.data_dir).await?,
+        };
         let blobs = open_blobs(config, tasks).await?;
+        let told = Told {
+            log: log_told,
+            store: store_told,
+        };
         Ok(Self {
-            log: Log {
-                topic: journal.clone(),
-                journal,
-            },
+            log,
             store,
             blobs,
+            told,
         })
     }
 }
 
 impl Log {
-    /// Why it takes no messages any more, if so.
+    /// Why it takes no messages now, if so.
     pub fn failure(&self) -> Option<String> {
-        self.journal
-            .stats()
-            .failed
-            .then(|| "a write failed; restart".to_owned())
+        match &self.kind {
+            Kind::Journal(journal) => journal
+                .stats()
+                .failed
+                .then(|| "a write failed; restart".to_owned()),
+            Kind::Kafka(kafka) => {
+                (kafka.stats().brokers_up == 0).then(|| "no broker is connected".to_owned())
+            }
+        }
     }
 
     /// Brings its numbers up to date.
     pub fn measure(&self, metrics: &Metrics) {
-        let stats = self.journal.stats();
-        metrics.journal_bytes.set(stats.bytes_on_disk);
-        metrics.journal_records.set(stats.appended_records);
-        metrics.journal_syncs.set(stats.blocks);
-        metrics.journal_queued_bytes.set(stats.queued_bytes as u64);
+        match &self.kind {
+            Kind::Journal(journal) => {
+                let stats = journal.stats();
+                metrics.journal_bytes.set(stats.bytes_on_disk);
+                metrics.journal_records.set(stats.appended_records);
+                metrics.journal_syncs.set(stats.blocks);
+                metrics.journal_queued_bytes.set(stats.queued_bytes as u64);
+            }
+            Kind::Kafka(kafka) => {
+                let stats = kafka.stats();
+                metrics.kafka_records.set(stats.appended_records);
+                metrics.kafka_unknown.set(stats.unknown_records);
+                metrics.kafka_queued_records.set(stats.queued_records);
+                metrics.kafka_queued_bytes.set(stats.queued_bytes);
+                metrics.kafka_brokers_up.set(stats.brokers_up);
+                metrics.kafka_errors.set(stats.errors);
+                metrics.kafka_round_trip_us.set(stats.round_trip_us_p99);
+            }
+        }
     }
+
+    /// Whether its failure is for good, in this process.
+    pub fn has_failed(&self) -> bool {
+        matches!(&self.kind, Kind::Journal(journal) if journal.stats().failed)
+    }
+}
+
+fn given(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|value| !value.is_empty())
 }
 
 /// Why the service did not start: one sentence that says what to change.
@@ -82,22 +141,149 @@ fn make_folder(folder: &Path) -> Result<(), SetupError> {
     })
 }
 
-async fn open_journal(config: &Config) -> Result<Arc<Journal>, SetupError> {
+async fn open_journal(config: &Config) -> Result<(Log, String), SetupError> {
     let limits = &config.journal;
+    let path = config.data_dir.join("journal");
+    let told = format!("embedded journal in {}", path.display());
     let journal = JournalConfig {
         segment_bytes_max: limits.journal_segment_bytes,
         retention: limits.journal_retention,
         retained_bytes_max: limits.journal_retained_bytes_max,
-        ..JournalConfig::new(config.data_dir.join("journal"))
+        ..JournalConfig::new(path)
     };
     let opened = blocking(move || Journal::open(journal)).await?;
-    Ok(Arc::new(opened.map_err(|error| setup("DATA_DIR", &error))?))
+    let journal = Arc::new(opened.map_err(|error| setup("DATA_DIR", &error))?);
+    Ok((
+        Log {
+            topic: journal.clone(),
+            kind: Kind::Journal(journal),
+        },
+        told,
+    ))
 }
 
-async fn open_store(data_dir: &Path) -> Result<Arc<dyn Store>, SetupError> {
+async fn open_kafka(config: &Config, brokers: &str) -> Result<(Log, String), SetupError> {
+    let options = &config.kafka;
+    let topic = options.kafka_topic_chat_messages.as_str();
+    let epochs = Epochs {
+        file: config.data_dir.join("kafka-epoch.json"),
+        epoch: config.journal.log_epoch,
+    };
+    let settings = KafkaConfig {
+        client_id: options.kafka_client_id.clone(),
+        partitions: options.kafka_partitions,
+        replication: options.kafka_replication,
+        min_insync_replicas: options.kafka_min_insync_replicas,
+        start_timeout: config.start_timeout,
+        delivery_timeout: options.kafka_delivery_timeout,
+        security: Security {
+            protocol: options.kafka_security_protocol.clone(),
+            mechanism: options.kafka_sasl_mechanism.clone(),
+            username: options.kafka_sasl_username.clone(),
+            password: options.kafka_sasl_password.clone(),
+            ca_file: options.kafka_ssl_ca.clone(),
+            cert_file: options.kafka_ssl_cert.clone(),
+            key_file: options.kafka_ssl_key.clone(),
+        },
+        recorded: epochs.read()?,
+        ..KafkaConfig::new(brokers, topic)
+    };
+    let opened = KafkaTopic::open(settings)
+        .await
+        .map_err(|error| setup("KAFKA_BROKERS", &error))?;
+    epochs.write(opened.identity())?;
+    let told = format!(
+        "Kafka at {brokers}, topic {topic} with {} partitions",
+        opened.identity().partitions
+    );
+    let kafka = Arc::new(opened);
+    Ok((
+        Log {
+            topic: kafka.clone(),
+            kind: Kind::Kafka(kafka),
+        },
+        told,
+    ))
+}
+
+/// Which topic the log's epoch was begun on, kept beside the data: places made from one are nonsense for another.
+struct Epochs {
+    file: PathBuf,
+    epoch: u32,
+}
+
+impl Epochs {
+    /// What this epoch was begun on; `None` when it begins now.
+    fn read(&self) -> Result<Option<Identity>, SetupError> {
+        let json = match std::fs::read(&self.file) {
+            Ok(json) => json,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.fault(&error)),
+        };
+        let recorded: Recorded =
+            serde_json::from_slice(&json).map_err(|error| self.fault(&error))?;
+        Ok((recorded.epoch == self.epoch).then_some(Identity {
+            cluster_id: recorded.cluster_id,
+            topic: recorded.topic,
+            partitions: recorded.partitions,
+        }))
+    }
+
+    fn write(&self, found: &Identity) -> Result<(), SetupError> {
+        let recorded = Recorded {
+            epoch: self.epoch,
+            cluster_id: found.cluster_id.clone(),
+            topic: found.topic.clone(),
+            partitions: found.partitions,
+        };
+        let json = serde_json::to_vec(&recorded).map_err(|error| self.fault(&error))?;
+        std::fs::write(&self.file, json).map_err(|error| self.fault(&error))
+    }
+
+    fn fault(&self, error: &dyn std::fmt::Display) -> SetupError {
+        SetupError(format!(
+            "DATA_DIR: {} cannot be used: {error}",
+            self.file.display()
+        ))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    epoch: u32,
+    cluster_id: String,
+    topic: String,
+    partitions: u32,
+}
+
+async fn open_store(data_dir: &Path) -> Result<(Arc<dyn Store>, String), SetupError> {
     let path = data_dir.join("store");
+    let told = format!("embedded in {}", path.display());
     let opened = blocking(move || EmbeddedStore::open(&path)).await?;
-    Ok(Arc::new(opened.map_err(|error| setup("DATA_DIR", &error))?))
+    Ok((
+        Arc::new(opened.map_err(|error| setup("DATA_DIR", &error))?),
+        told,
+    ))
+}
+
+/// Tries until the server answers, or the time to start in is over.
+async fn open_mongo(config: &Config, uri: &str) -> Result<(Arc<dyn Store>, String), SetupError> {
+    let settings = MongoConfig {
+        collection: config.mongo.mongo_collection.clone(),
+        ..MongoConfig::new(uri)
+    };
+    let told = format!("MongoDB, collection {}", settings.collection);
+    let started = Instant::now();
+    loop {
+        match MongoStore::open(settings.clone()).await {
+            Ok(store) => return Ok((Arc::new(store), told)),
+            Err(StoreError::Unavailable(error)) if started.elapsed() < config.start_timeout => {
+                tracing::info!(error = &*error, "waiting for MongoDB");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            Err(error) => return Err(setup("MONGO_URI", &error)),
+        }
+    }
 }
 
 async fn open_blobs(config: &Config, tasks: &Tasks) -> Result<Blobs, SetupError> {

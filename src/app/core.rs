@@ -11,7 +11,7 @@ use crate::api::admin::Admin;
 use crate::api::files::Files;
 use crate::api::messages::Messages;
 use crate::api::uploads::Uploads;
-use crate::app::backends::{Backends, Log, SetupError, setup};
+use crate::app::backends::{Backends, Log, SetupError, Told, setup};
 use crate::blobs::Blobs;
 use crate::chat::id::MessageIdMaker;
 use crate::chat::rejection::Rejection;
@@ -47,6 +47,7 @@ pub struct Core {
     pub history: Arc<History>,
     pub store: Arc<dyn Store>,
     pub log: Log,
+    pub told: Told,
     pub publisher: Arc<Publisher>,
     pub blobs: Blobs,
     pub space: Arc<FreeSpace>,
@@ -62,7 +63,12 @@ impl Core {
     pub async fn open(config: &Config) -> Result<Self, SetupError> {
         let metrics = Arc::new(Metrics::new(&Rejection::CODES));
         let (drain, clients, movers) = (Drain::default(), Tasks::default(), Tasks::default());
-        let Backends { log, store, blobs } = Backends::open(config, &clients).await?;
+        let Backends {
+            log,
+            store,
+            blobs,
+            told,
+        } = Backends::open(config, &clients).await?;
         let space = FreeSpace::watch(config.data_dir.clone(), config.limits.disk_free_min);
         let space = Arc::new(space.map_err(|error| setup("DATA_DIR", &error))?);
         let bounds = log.topic.bounds(archive::GROUP).await;
@@ -73,7 +79,7 @@ impl Core {
         };
         let origin = Origin {
             epoch: config.journal.log_epoch,
-            topic: "chat.messages",
+            topic: &config.kafka.kafka_topic_chat_messages,
         };
         let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
         let history = Arc::new(history);
@@ -96,6 +102,7 @@ impl Core {
             history,
             store,
             log,
+            told,
             publisher,
             blobs,
             space,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-use crate::app::backends::{SetupError, setup};
+use crate::app::backends::{SetupError, Told, setup};
 use crate::app::core::Core;
 use crate::config::Config;
 use crate::drain::Stage;
@@ -27,6 +27,8 @@ const ADMIN_CONNECTIONS_MAX: usize = 256;
 pub struct App {
     core: Core,
     drain_timeout: Duration,
+    /// Where log and store are.
+    pub told: Told,
     /// Where clients connect.
     pub address: SocketAddr,
     /// Where operators do.
@@ -75,8 +77,10 @@ impl App {
             &config,
         );
         let drain_timeout = config.drain_timeout;
+        let told = core.told.clone();
         Ok(Self {
             core,
+            told,
             drain_timeout,
             address,
             admin_address,
@@ -125,7 +129,7 @@ impl App {
         for error in failures.into_iter().flatten() {
             tracing::error!(error, "could not be closed");
         }
-        shown && core.movers.count() == 0 && core.history.lag() == 0 && core.log.failure().is_none()
+        shown && core.movers.count() == 0 && core.history.lag() == 0 && !core.log.has_failed()
     }
 }
 

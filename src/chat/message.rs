@@ -134,7 +134,12 @@ impl Message {
             .map(|Receiver { receiver_id }| receiver_id)
     }
 
-    /// Appends the message as clients get it: the body, then `is_spam` and `seq`.
+    /// Where the message stands in its conversation, and no other does.
+    pub fn place(&self) -> (Seq, MessageId) {
+        (self.seq, self.id)
+    }
+
+    /// Appends the message as clients get it: the body, then `is_spam` and, unless it has none, `seq`.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.body);
         let spam: &[u8] = if self.is_spam {
@@ -143,8 +148,10 @@ impl Message {
             b",\"is_spam\":false"
         };
         out.extend_from_slice(spam);
-        out.extend_from_slice(b",\"seq\":");
-        out.extend_from_slice(itoa::Buffer::new().format(self.seq.0).as_bytes());
+        if self.seq != Seq::NONE {
+            out.extend_from_slice(b",\"seq\":");
+            out.extend_from_slice(itoa::Buffer::new().format(self.seq.0).as_bytes());
+        }
         out.push(b'}');
     }
 
@@ -188,6 +195,14 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(value["seq"], seq.0);
         assert_eq!(value["is_spam"], false);
+    }
+
+    #[test]
+    fn a_message_without_a_place_is_shown_without_seq() {
+        let message = sealed(r#"{"sender_id":"a","receiver_id":"b","text_content":"t"}"#);
+        let mut json = Vec::new();
+        message.at(Seq::NONE).write(&mut json);
+        assert!(json.ends_with(LOG_ENDING));
     }
 
     #[test]

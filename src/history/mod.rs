@@ -269,8 +269,8 @@ impl History {
         self.caught_up().await?;
         let cursor = match place {
             Place::Newest => Cursor::Newest,
-            Place::After(id) => Cursor::After(self.place_of(id, conversation).await?),
-            Place::Before(id) => Cursor::Before(self.place_of(id, conversation).await?),
+            Place::After(id) => Cursor::After(self.seq_of(id, conversation).await?, id),
+            Place::Before(id) => Cursor::Before(self.seq_of(id, conversation).await?, id),
         };
         let query = PageQuery {
             conversation,
@@ -279,7 +279,7 @@ impl History {
         };
         // The tail first: what moves from it into the store meanwhile is then seen twice, not missed.
         let tail = self.tail_page(query)?;
-        let nearest_are_in_tail = !matches!(cursor, Cursor::After(_)) && tail.len() >= limit;
+        let nearest_are_in_tail = !matches!(cursor, Cursor::After(..)) && tail.len() >= limit;
         let stored = if nearest_are_in_tail {
             Vec::new()
         } else {
@@ -302,7 +302,7 @@ impl History {
         Ok(page)
     }
 
-    async fn place_of(
+    async fn seq_of(
         &self,
         id: MessageId,
         conversation: &ConversationId,
@@ -434,7 +434,7 @@ impl History {
 fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize) -> Vec<Message> {
     let is_cut = bytes(&stored) >= PAGE_BYTES_MAX;
     // A page cut by its bytes may end before the store does: what comes later must not follow it.
-    let tail = if is_cut && matches!(cursor, Cursor::After(_)) {
+    let tail = if is_cut && matches!(cursor, Cursor::After(..)) {
         Vec::new()
     } else {
         tail
@@ -445,10 +445,10 @@ fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize)
         tail.into_iter()
             .filter(|message| !known.contains(&message.id)),
     );
-    page.sort_by_key(|message| message.seq);
+    page.sort_by_key(Message::place);
     match cursor {
-        Cursor::After(_) => page.truncate(limit.min(fitting(page.iter()))),
-        Cursor::Newest | Cursor::Before(_) => {
+        Cursor::After(..) => page.truncate(limit.min(fitting(page.iter()))),
+        Cursor::Newest | Cursor::Before(..) => {
             let kept = limit.min(fitting(page.iter().rev()));
             drop(page.drain(..page.len().saturating_sub(kept)));
         }

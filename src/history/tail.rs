@@ -112,18 +112,18 @@ impl Tail {
         self.messages.get(index)
     }
 
-    /// At most `limit` messages of the conversation nearest the cursor, in rising `seq`.
+    /// At most `limit` messages of the conversation nearest the cursor, in rising `seq`. All here have a place of their own.
     pub fn page(&self, query: PageQuery<'_>) -> Vec<Message> {
         let Some(places) = self.by_conversation.get(query.conversation) else {
             return Vec::new();
         };
         let range = match query.cursor {
             Cursor::Newest => places.len().saturating_sub(query.limit)..places.len(),
-            Cursor::After(seq) => {
+            Cursor::After(seq, _) => {
                 let start = places.partition_point(|place| *place <= seq);
                 start..places.len().min(start + query.limit)
             }
-            Cursor::Before(seq) => {
+            Cursor::Before(seq, _) => {
                 let end = places.partition_point(|place| *place < seq);
                 end.saturating_sub(query.limit)..end
             }

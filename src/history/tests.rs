@@ -47,8 +47,11 @@ impl Store for List {
                 .filter(|m| m.conversation == *query.conversation);
             let inside: Vec<_> = match query.cursor {
                 Cursor::Newest => all.collect(),
-                Cursor::After(seq) => all.filter(|m| m.seq > seq).take(query.limit).collect(),
-                Cursor::Before(seq) => all.filter(|m| m.seq < seq).collect(),
+                Cursor::After(seq, id) => {
+                    let after = all.filter(|m| m.place() > (seq, id));
+                    after.take(query.limit).collect()
+                }
+                Cursor::Before(seq, id) => all.filter(|m| m.place() < (seq, id)).collect(),
             };
             Ok(inside[inside.len().saturating_sub(query.limit)..].to_vec())
         })

@@ -257,18 +257,15 @@ impl Tables {
         limit: usize,
     ) -> Result<Vec<Message>, Fault> {
         let prefix = Key::prefix(conversation);
-        let Some(range) = key_range(&prefix, cursor) else {
-            return Ok(Vec::new());
-        };
-        let rows = self.messages.range(range);
+        let rows = self.messages.range(key_range(&prefix, cursor));
         let row = |guard: fjall::Guard| {
             let (key, value) = guard.into_inner()?;
             let place = key.get(prefix.len()..).ok_or(Fault::Unreadable)?;
             message(conversation.clone(), place, &value)
         };
         match cursor {
-            Cursor::After(_) => bounded(rows.take(limit).map(row)),
-            Cursor::Newest | Cursor::Before(_) => {
+            Cursor::After(..) => bounded(rows.take(limit).map(row)),
+            Cursor::Newest | Cursor::Before(..) => {
                 let page = bounded(rows.rev().take(limit).map(row));
                 page.map(|mut page| {
                     page.reverse();
@@ -364,15 +361,20 @@ fn bounded(rows: impl Iterator<Item = Result<Message, Fault>>) -> Result<Vec<Mes
     Ok(page)
 }
 
-/// The keys a page is taken from; `None` when there can be none.
-fn key_range(prefix: &[u8], cursor: Cursor) -> Option<Range<Vec<u8>>> {
-    let first_of = |seq: u64| [prefix, &seq.to_be_bytes()].concat();
+/// The keys a page is taken from.
+fn key_range(prefix: &[u8], cursor: Cursor) -> Range<Vec<u8>> {
+    let at = |seq: Seq, id: MessageId| [prefix, &seq.0.to_be_bytes(), &id.0].concat();
+    // No key is longer than a place, so one byte more is just behind it.
+    let behind = |mut key: Vec<u8>| {
+        key.push(0);
+        key
+    };
     let past_all = || [prefix, &[0xff; PLACE_BYTES + 1]].concat();
-    Some(match cursor {
+    match cursor {
         Cursor::Newest => prefix.to_vec()..past_all(),
-        Cursor::After(Seq(seq)) => first_of(seq.checked_add(1)?)..past_all(),
-        Cursor::Before(Seq(seq)) => prefix.to_vec()..first_of(seq),
-    })
+        Cursor::After(seq, id) => behind(at(seq, id))..past_all(),
+        Cursor::Before(seq, id) => prefix.to_vec()..at(seq, id),
+    }
 }
 
 fn message(conversation: ConversationId, place: &[u8], value: &[u8]) -> Result<Message, Fault> {

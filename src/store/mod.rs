@@ -1,6 +1,7 @@
 //! The store: messages that have left the log's tail, by conversation and place, for good.
 
 pub mod embedded;
+pub mod mongo;
 
 use std::borrow::Cow;
 
@@ -19,7 +20,7 @@ pub trait Store: Send + Sync {
         batch: &'a [Message],
     ) -> BoxFuture<'a, Result<Inserted, StoreError>>;
 
-    /// One page of a conversation, in rising `seq`.
+    /// One page of a conversation, in the order of places: rising `seq`, then rising id.
     fn page<'a>(&'a self, query: PageQuery<'a>) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
 
     /// The messages of these ids, those that are there, in any order.
@@ -47,15 +48,16 @@ pub struct PageQuery<'a> {
     pub limit: usize,
 }
 
-/// Where a page begins.
+/// Where a page begins. Places are compared by `seq`, then by id: the id only decides among messages from before the log
+/// ([`Seq::NONE`]), which come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cursor {
     /// The newest messages.
     Newest,
     /// The first ones after this place.
-    After(Seq),
+    After(Seq, MessageId),
     /// The last ones before this place.
-    Before(Seq),
+    Before(Seq, MessageId),
 }
 
 /// What a bulk insert did.

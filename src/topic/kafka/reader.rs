@@ -455,7 +455,12 @@ fn entry(message: &BorrowedMessage<'_>) -> Entry {
         partition: message.partition().max(0) as u32,
         offset: message.offset().max(0) as u64,
     };
-    Entry { position, record }
+    let time_ms = message.timestamp().to_millis().unwrap_or_default().max(0) as u64;
+    Entry {
+        position,
+        time_ms,
+        record,
+    }
 }
 
 /// Our own headers' names cost no allocation.

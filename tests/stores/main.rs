@@ -3,56 +3,58 @@
 
 #![allow(clippy::unwrap_used)] // a scenario may fail wherever it stands
 
+mod embedded;
+mod mongo;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 
 use bytes::Bytes;
 use chat_svc::chat::id::{ConversationId, MessageId, Seq};
 use chat_svc::chat::message::Message;
-use chat_svc::store::embedded::EmbeddedStore;
-use chat_svc::store::{Cursor, Inserted, PageQuery, Store, StoreError};
+use chat_svc::store::{Cursor, Inserted, PageQuery, Store};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRunner};
-use tempfile::TempDir;
 
-/// One module a store: each scenario below as a test of its own.
+/// One module a store: each scenario below as a test of its own. `$with` runs a scenario on a fresh store.
 macro_rules! contract {
-    ($store:ident, $($scenario:ident),+ $(,)?) => {
+    ($store:ident, $with:path; $($scenario:ident),+ $(,)?) => {
         mod $store {
             $(#[test]
             fn $scenario() {
-                super::run(async {
-                    let (store, _held) = super::$store().await;
-                    super::$scenario(&store).await;
-                });
+                $with(super::$scenario);
             })+
         }
     };
 }
 
-contract!(
-    embedded,
-    an_insert_is_idempotent_by_id,
-    the_first_of_two_equal_ids_in_a_batch_wins,
-    a_replayed_insert_keeps_the_spam_report,
-    an_inserted_spam_flag_comes_back,
-    a_report_of_an_unknown_message_finds_nothing,
-    a_report_changes_nothing_else,
-    pages_are_exact_at_their_borders,
-    pages_of_any_store_are_those_of_a_sorted_list,
-    extreme_places_keep_their_order,
-    conversations_do_not_leak_into_each_other,
-    bodies_come_back_byte_for_byte,
-    find_gives_those_that_are_there,
-    nothing_asked_is_nothing_done,
-    concurrent_inserts_and_reports_lose_nothing,
-    ping_answers,
-);
-
-async fn embedded() -> (EmbeddedStore, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    (EmbeddedStore::open(folder.path()).unwrap(), folder)
+/// The whole contract.
+macro_rules! whole_contract {
+    ($store:ident, $with:path) => {
+        contract!(
+            $store, $with;
+            an_insert_is_idempotent_by_id,
+            the_first_of_two_equal_ids_in_a_batch_wins,
+            a_replayed_insert_keeps_the_spam_report,
+            an_inserted_spam_flag_comes_back,
+            a_report_of_an_unknown_message_finds_nothing,
+            a_report_changes_nothing_else,
+            pages_are_exact_at_their_borders,
+            pages_of_any_store_are_those_of_a_sorted_list,
+            extreme_places_keep_their_order,
+            messages_without_a_place_come_first_by_id,
+            conversations_do_not_leak_into_each_other,
+            bodies_come_back_to_the_byte,
+            find_gives_those_that_are_there,
+            nothing_asked_is_nothing_done,
+            concurrent_inserts_and_reports_lose_nothing,
+            ping_answers,
+        );
+    };
 }
+
+whole_contract!(embedded_keeps, crate::embedded::with_store);
+whole_contract!(mongo_keeps, crate::mongo::with_store);
 
 // === scenarios ===
 
@@ -128,19 +130,19 @@ async fn pages_are_exact_at_their_borders(store: &dyn Store) {
         (Cursor::Newest, 3, &[20, 30, 40]),
         (Cursor::Newest, 4, &[10, 20, 30, 40]),
         (Cursor::Newest, usize::MAX, &[10, 20, 30, 40]),
-        (Cursor::After(Seq(0)), 2, &[10, 20]),
-        (Cursor::After(Seq(9)), 1, &[10]),
-        (Cursor::After(Seq(10)), 1, &[20]),
-        (Cursor::After(Seq(10)), 9, &[20, 30, 40]),
-        (Cursor::After(Seq(25)), 9, &[30, 40]),
-        (Cursor::After(Seq(40)), 9, &[]),
-        (Cursor::After(Seq(10)), 0, &[]),
-        (Cursor::Before(Seq(10)), 9, &[]),
-        (Cursor::Before(Seq(11)), 9, &[10]),
-        (Cursor::Before(Seq(40)), 2, &[20, 30]),
-        (Cursor::Before(Seq(40)), 9, &[10, 20, 30]),
-        (Cursor::Before(Seq(99)), 1, &[40]),
-        (Cursor::Before(Seq(40)), 0, &[]),
+        (after(0), 2, &[10, 20]),
+        (after(9), 1, &[10]),
+        (after(10), 1, &[20]),
+        (after(10), 9, &[20, 30, 40]),
+        (after(25), 9, &[30, 40]),
+        (after(40), 9, &[]),
+        (after(10), 0, &[]),
+        (before(10), 9, &[]),
+        (before(11), 9, &[10]),
+        (before(40), 2, &[20, 30]),
+        (before(40), 9, &[10, 20, 30]),
+        (before(99), 1, &[40]),
+        (before(40), 0, &[]),
     ];
     for (cursor, limit, expected) in cases {
         let page = page(store, &chat, *cursor, *limit).await;
@@ -168,8 +170,8 @@ async fn pages_of_any_store_are_those_of_a_sorted_list(store: &dyn Store) {
         for (kind, seq, limit) in queries {
             let cursor = match kind {
                 0 => Cursor::Newest,
-                1 => Cursor::After(Seq(seq)),
-                _ => Cursor::Before(Seq(seq)),
+                1 => after(seq),
+                _ => before(seq),
             };
             let page = page(store, &chat, cursor, limit).await;
             assert_eq!(seqs(&page), of_a_list(&places, cursor, limit), "{cursor:?}");
@@ -189,10 +191,31 @@ async fn extreme_places_keep_their_order(store: &dyn Store) {
         places,
         "by number, not by digit or low byte"
     );
-    let before = page(store, &chat, Cursor::Before(Seq(1 << 40)), 1).await;
+    let before = page(store, &chat, before(1 << 40), 1).await;
     assert_eq!(seqs(&before), [65_535]);
-    let after = page(store, &chat, Cursor::After(Seq((1 << 53) - 1)), 9).await;
+    let after = page(store, &chat, after((1 << 53) - 1), 9).await;
     assert!(after.is_empty());
+}
+
+async fn messages_without_a_place_come_first_by_id(store: &dyn Store) {
+    let chat = conversation();
+    let mut all = messages(&chat, [0, 0, 0, 0, 7, 8]);
+    all[..4].sort_by_key(|message| message.id);
+    let shuffled = [4, 2, 0, 5, 3, 1].map(|index: usize| all[index].clone());
+    store.insert_many(&shuffled).await.unwrap();
+    for limit in 1..=all.len() {
+        assert_eq!(
+            page(store, &chat, Cursor::Newest, limit).await,
+            all[all.len() - limit..]
+        );
+        for (index, message) in all.iter().enumerate() {
+            let (seq, id) = message.place();
+            let back = page(store, &chat, Cursor::Before(seq, id), limit).await;
+            assert_eq!(back, all[index.saturating_sub(limit)..index]);
+            let on = page(store, &chat, Cursor::After(seq, id), limit).await;
+            assert_eq!(on, all[index + 1..all.len().min(index + 1 + limit)]);
+        }
+    }
 }
 
 async fn conversations_do_not_leak_into_each_other(store: &dyn Store) {
@@ -223,34 +246,25 @@ async fn conversations_do_not_leak_into_each_other(store: &dyn Store) {
         done(2 * tails.len(), 0)
     );
     for (chat, rows) in chats.iter().zip(&rows) {
-        for cursor in [
-            Cursor::Newest,
-            Cursor::After(Seq(0)),
-            Cursor::Before(Seq(9)),
-        ] {
+        for cursor in [Cursor::Newest, after(0), before(9)] {
             assert_eq!(&page(store, chat, cursor, 99).await, rows, "{chat:?}");
         }
     }
 }
 
-async fn bodies_come_back_byte_for_byte(store: &dyn Store) {
+async fn bodies_come_back_to_the_byte(store: &dyn Store) {
     let chat = conversation();
-    let texts = [
-        r#""text_content":"""#.to_owned(),
-        r#""text_content":"\u0000\ud83d\ude00\/\n","n":1.0e+2"#.to_owned(),
-        "\"text_content\":\"Grüße, 你好, 😀, \u{2028}\"  , \"a\" : [ ]".to_owned(),
-        format!(r#""text_content":"{}""#, "x".repeat(900_000)),
-    ];
-    let batch: Vec<_> = texts
-        .iter()
-        .zip(1..)
-        .map(|(text, seq)| {
-            let mut message = message(&chat, seq);
-            message.body = Bytes::from(format!("{{\"_id\":\"{}\",{text}", message.id));
-            message
-        })
-        .collect();
-    store.insert_many(&batch).await.unwrap();
+    let batch: Vec<_> = [
+        "",
+        "a\"b\\c/d\te\r\n\u{1b}\u{7f}",
+        "Grüße, 你好, 😀, \u{2028}, \u{fffd}, \u{10ffff}",
+        &"x".repeat(900_000),
+    ]
+    .iter()
+    .zip(1..)
+    .map(|(text, seq)| with_text(message(&chat, seq), text))
+    .collect();
+    assert_eq!(store.insert_many(&batch).await.unwrap(), done(4, 0));
     assert!(page(store, &chat, Cursor::Newest, 9).await == batch);
 }
 
@@ -316,66 +330,6 @@ async fn ping_answers(store: &dyn Store) {
     store.ping().await.unwrap();
 }
 
-// === the embedded store's own ===
-
-#[test]
-fn a_folder_opened_again_has_everything() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("made/when/missing");
-        let chat = conversation();
-        let mut all = messages(&chat, 0..2_000);
-        let store = EmbeddedStore::open(&path).unwrap();
-        store.insert_many(&all).await.unwrap();
-        store.report_spam(all[7].id).await.unwrap().unwrap();
-        store.close().await.unwrap();
-        drop(store);
-
-        all[7].is_spam = true;
-        let store = EmbeddedStore::open(&path).unwrap();
-        assert!(page(&store, &chat, Cursor::Newest, 9_999).await == all);
-        assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 2_000));
-    });
-}
-
-#[test]
-fn a_second_opening_names_the_folder_and_the_cause() {
-    run(async {
-        let (first, folder) = embedded().await;
-        let error = EmbeddedStore::open(folder.path()).err().unwrap();
-        let text = error.to_string();
-        assert!(
-            text.contains(&folder.path().display().to_string()),
-            "{text}"
-        );
-        assert!(text.contains("in use by another process"), "{text}");
-        first.close().await.unwrap();
-        EmbeddedStore::open(folder.path()).unwrap();
-    });
-}
-
-#[test]
-fn a_path_that_is_no_folder_is_named() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let error = EmbeddedStore::open(file.path()).err().unwrap().to_string();
-    assert!(
-        error.contains(&file.path().display().to_string()),
-        "{error}"
-    );
-}
-
-#[test]
-fn a_closed_store_says_so_and_closes_again() {
-    run(async {
-        let (store, _folder) = embedded().await;
-        store.close().await.unwrap();
-        store.close().await.unwrap();
-        let refused = store.insert_many(&messages(&conversation(), [1])).await;
-        assert!(matches!(refused, Err(StoreError::Failed(_))));
-        assert!(matches!(store.ping().await, Err(StoreError::Failed(_))));
-    });
-}
-
 // === what scenarios are written in ===
 
 fn run(scenario: impl Future<Output = ()>) {
@@ -413,6 +367,25 @@ fn message(conversation: &ConversationId, seq: u64) -> Message {
             serde_json::to_string(conversation.as_str()).unwrap(),
         )),
     }
+}
+
+/// The same message with another text.
+fn with_text(message: Message, text: &str) -> Message {
+    let body = std::str::from_utf8(&message.body).unwrap();
+    let old = format!(r#""number {}""#, message.seq.0);
+    let body = body.replacen(&old, &serde_json::to_string(text).unwrap(), 1);
+    Message {
+        body: body.into(),
+        ..message
+    }
+}
+
+fn after(seq: u64) -> Cursor {
+    Cursor::After(Seq(seq), MessageId([0xff; 12]))
+}
+
+fn before(seq: u64) -> Cursor {
+    Cursor::Before(Seq(seq), MessageId([0; 12]))
 }
 
 fn messages(conversation: &ConversationId, seqs: impl IntoIterator<Item = u64>) -> Vec<Message> {
@@ -464,12 +437,12 @@ fn of_a_list(places: &BTreeSet<u64>, cursor: Cursor, limit: usize) -> Vec<u64> {
         .copied()
         .filter(|place| match cursor {
             Cursor::Newest => true,
-            Cursor::After(Seq(seq)) => *place > seq,
-            Cursor::Before(Seq(seq)) => *place < seq,
+            Cursor::After(Seq(seq), _) => *place > seq,
+            Cursor::Before(Seq(seq), _) => *place < seq,
         })
         .collect();
     match cursor {
-        Cursor::After(_) => kept.into_iter().take(limit).collect(),
-        Cursor::Newest | Cursor::Before(_) => kept[kept.len().saturating_sub(limit)..].to_vec(),
+        Cursor::After(..) => kept.into_iter().take(limit).collect(),
+        Cursor::Newest | Cursor::Before(..) => kept[kept.len().saturating_sub(limit)..].to_vec(),
     }
 }

@@ -1,0 +1,93 @@
+//! The embedded store: what only it keeps.
+
+use bytes::Bytes;
+use chat_svc::store::embedded::EmbeddedStore;
+use chat_svc::store::{Cursor, Store, StoreError};
+use tempfile::TempDir;
+
+use crate::{conversation, done, message, messages, page, run};
+
+/// Runs a scenario on a store in a folder of its own.
+pub fn with_store(scenario: impl AsyncFnOnce(&dyn Store)) {
+    run(async {
+        let (store, _folder) = fresh();
+        scenario(&store).await;
+    });
+}
+
+fn fresh() -> (EmbeddedStore, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (EmbeddedStore::open(folder.path()).unwrap(), folder)
+}
+
+#[test]
+fn bodies_are_not_even_written_anew() {
+    with_store(async |store| {
+        let chat = conversation();
+        let mut odd = message(&chat, 1);
+        odd.body = Bytes::from(format!(
+            r#"{{"_id":"{}","text_content":"\u0000\ud83d\ude00\/\n","n":1.0e+2  , "a" : [ ]"#,
+            odd.id
+        ));
+        store.insert_many(std::slice::from_ref(&odd)).await.unwrap();
+        assert_eq!(page(store, &chat, Cursor::Newest, 9).await, [odd]);
+    });
+}
+
+#[test]
+fn a_folder_opened_again_has_everything() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/when/missing");
+        let chat = conversation();
+        let mut all = messages(&chat, 0..2_000);
+        let store = EmbeddedStore::open(&path).unwrap();
+        store.insert_many(&all).await.unwrap();
+        store.report_spam(all[7].id).await.unwrap().unwrap();
+        store.close().await.unwrap();
+        drop(store);
+
+        all[7].is_spam = true;
+        let store = EmbeddedStore::open(&path).unwrap();
+        assert!(page(&store, &chat, Cursor::Newest, 9_999).await == all);
+        assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 2_000));
+    });
+}
+
+#[test]
+fn a_second_opening_names_the_folder_and_the_cause() {
+    run(async {
+        let (first, folder) = fresh();
+        let error = EmbeddedStore::open(folder.path()).err().unwrap();
+        let text = error.to_string();
+        assert!(
+            text.contains(&folder.path().display().to_string()),
+            "{text}"
+        );
+        assert!(text.contains("in use by another process"), "{text}");
+        first.close().await.unwrap();
+        EmbeddedStore::open(folder.path()).unwrap();
+    });
+}
+
+#[test]
+fn a_path_that_is_no_folder_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = EmbeddedStore::open(file.path()).err().unwrap().to_string();
+    assert!(
+        error.contains(&file.path().display().to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_closed_store_says_so_and_closes_again() {
+    run(async {
+        let (store, _folder) = fresh();
+        store.close().await.unwrap();
+        store.close().await.unwrap();
+        let refused = store.insert_many(&messages(&conversation(), [1])).await;
+        assert!(matches!(refused, Err(StoreError::Failed(_))));
+        assert!(matches!(store.ping().await, Err(StoreError::Failed(_))));
+    });
+}
