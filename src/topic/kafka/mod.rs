@@ -1,8 +1,8 @@
 //! The log on Apache Kafka: for more than one node, or more than one machine's durability.
 //!
 //! Promises what [`crate::topic::Topic`] does, as far as the cluster does: an acknowledged record is on every in-sync
-//! replica. Goes on by itself after brokers were away. A record's place is its partition and offset; which partition a key
-//! has changes with the topic's partition count, so a topic that changed is not opened.
+//! replica. Goes on by itself after brokers were away. A record's place is its partition and offset; the partition of a
+//! key changes with the topic's partition count, so a topic that changed is not opened.
 
 mod health;
 mod open;

@@ -161,12 +161,11 @@ impl Search<'_> {
         }
     }
 
-    /// Lets the client library tell why it could not connect.
+    /// Rests, while the client library tells why it could not connect. What it logs looks like silence here.
     fn listen(&self) {
+        let _ = self.control.poll(PAUSE);
         for _ in 0..EVENTS_MAX {
-            if self.control.poll(Duration::ZERO).is_none() {
-                return;
-            }
+            let _ = self.control.poll(Duration::ZERO);
         }
     }
 
