@@ -204,8 +204,9 @@ impl MessageIdMaker {
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// No place: a message that was stored before there was a log. It stands before all that have one, and such messages
-    /// stand among themselves in the order of their ids. Epochs start at 1, so no place in the log is this one.
+    /// No place: a message that was stored before there was a log. It stands before all that have one, and such
+    /// messages stand among themselves in the order of their ids. Epochs start at 1, so no place in the log is this
+    /// one.
     pub const NONE: Self = Self(0);
 
     /// Offsets an epoch has room for.

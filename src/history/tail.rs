@@ -112,7 +112,8 @@ impl Tail {
         self.messages.get(index)
     }
 
-    /// At most `limit` messages of the conversation nearest the cursor, in rising `seq`. All here have a place of their own.
+    /// At most `limit` messages of the conversation nearest the cursor, in rising `seq`. All here have a place of
+    /// their own.
     pub fn page(&self, query: PageQuery<'_>) -> Vec<Message> {
         let Some(places) = self.by_conversation.get(query.conversation) else {
             return Vec::new();

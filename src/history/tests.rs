@@ -197,6 +197,30 @@ async fn pages_cross_the_border_between_store_and_tail() {
 }
 
 #[tokio::test]
+async fn messages_from_before_the_log_come_first_and_are_cursors_too() {
+    let setup = setup(1 << 20);
+    let old = [100, 101, 102].map(|n| Message {
+        seq: Seq::NONE,
+        ..message(n)
+    });
+    setup.store.insert_many(&old).await.unwrap();
+    let new = [0, 1].map(message);
+    for (offset, message) in new.iter().enumerate() {
+        setup.feed(offset as u64, message.clone());
+    }
+    let whole = [&old[..], &new[..]].concat();
+    for (index, message) in whole.iter().enumerate() {
+        for limit in 1..=whole.len() {
+            let page = async |place| setup.history.page(&conversation(), place, limit).await;
+            let back = page(Place::Before(message.id)).await.unwrap();
+            assert_eq!(back, whole[index.saturating_sub(limit)..index]);
+            let on = page(Place::After(message.id)).await.unwrap();
+            assert_eq!(on, whole[index + 1..whole.len().min(index + 1 + limit)]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_message_half_way_into_the_store_is_shown_once() {
     let setup = setup(1 << 20);
     for offset in 0..4 {

@@ -48,8 +48,8 @@ pub struct PageQuery<'a> {
     pub limit: usize,
 }
 
-/// Where a page begins. Places are compared by `seq`, then by id: the id only decides among messages from before the log
-/// ([`Seq::NONE`]), which come first.
+/// Where a page begins. Places are compared by `seq`, then by id: the id only decides among messages from before the
+/// log ([`Seq::NONE`]), which come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cursor {
     /// The newest messages.

@@ -5,6 +5,7 @@ use chat_svc::store::embedded::EmbeddedStore;
 use chat_svc::store::{Cursor, Store, StoreError};
 use tempfile::TempDir;
 
+use crate::nul_is_a_character_like_any_other;
 use crate::{conversation, done, message, messages, page, run};
 
 /// Runs a scenario on a store in a folder of its own.
@@ -18,6 +19,11 @@ pub fn with_store(scenario: impl AsyncFnOnce(&dyn Store)) {
 fn fresh() -> (EmbeddedStore, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (EmbeddedStore::open(folder.path()).unwrap(), folder)
+}
+
+#[test]
+fn nul_is_kept() {
+    with_store(nul_is_a_character_like_any_other);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A message as a BSON document, and a document as a message.
 //!
-//! The fields are those of the message's JSON: `_id` is an ObjectId, `timestamp` a date, `seq` an Int64 that messages from
-//! before the log do not have. Text comes back as it went in; a number that no BSON type holds exactly does not.
+//! The fields are those of the message's JSON: `_id` is an ObjectId, `timestamp` a date, `seq` an Int64 that messages
+//! from before the log do not have. Text comes back as it went in; a number that no BSON type holds exactly does not.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -187,8 +187,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
 /// The message of a document; `None` when it is none: its `_id` is no ObjectId, or it is of no conversation.
 ///
-/// The fields of the contract come in their order, whatever order the document has. Behind them come those that only our
-/// log brought; what an earlier service kept beside them is not shown.
+/// The fields of the contract come in their order, whatever order the document has. Behind them come those that only
+/// our log brought; what an earlier service kept beside them is not shown.
 pub(super) fn to_message(document: &RawDocument) -> Option<Message> {
     let mut known = [None; FIELDS.len()];
     let mut others = Vec::new();

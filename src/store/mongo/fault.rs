@@ -52,7 +52,8 @@ impl Fault {
         }
     }
 
-    fn cause(&self) -> Cow<'_, str> {
+    /// What went wrong, in the words of whoever noticed.
+    pub(super) fn cause(&self) -> Cow<'_, str> {
         match self {
             Self::Late(after) => format!("no answer within {after:?}").into(),
             Self::Driver(error) => match &*error.kind {
@@ -128,8 +129,8 @@ const DOCUMENT_CODES: &[i32] = &[
     2, 9, 14, 15, 22, 52, 53, 55, 56, 57, 121, 171, 10_334, 17_280, 17_419, 17_420,
 ];
 
-/// Host unreachable or not found, time limits, write concern, shutdown, network, no primary, stepping down, interrupted,
-/// disk full: all about the server.
+/// Host unreachable or not found, time limits, write concern, shutdown, network, no primary, stepping down,
+/// interrupted, disk full: all about the server.
 const STATE_CODES: &[i32] = &[
     6, 7, 50, 63, 64, 79, 89, 91, 100, 133, 134, 150, 189, 234, 262, 9_001, 10_058, 10_107, 11_600,
     11_601, 11_602, 13_388, 13_435, 13_436, 14_031,

@@ -1,15 +1,17 @@
 //! The store in MongoDB, or in what speaks its protocol: one collection, one document a message.
 //!
 //! Writes are acknowledged by a majority, reads come from the primary, and every call ends within its time limit. A
-//! collection that an earlier service filled is taken over as it is: its messages have no `seq`, come before all that have
-//! one, in the order of their ids, and are shown with the fields of the contract.
+//! collection that an earlier service filled is taken over as it is: its messages have no `seq`, come before all that
+//! have one, in the order of their ids, and are shown with the fields of the contract.
 //!
 //! Sharding: `{conversation_id: 1, seq: 1}` keeps a page on one shard and lets a very large conversation be split.
-//! MongoDB keeps `_id` unique within a shard only, so where a conversation may be split a resend whose first copy the log
-//! already holds could be stored twice; `{conversation_id: 1}` rules that out and suits all but huge conversations.
+//! MongoDB keeps `_id` unique within a shard only, so where a conversation may be split a resend whose first copy the
+//! log already holds could be stored twice; `{conversation_id: 1}` rules that out and suits all but huge
+//! conversations.
 
 mod document;
 mod fault;
+mod insert;
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::raw::RawDocumentBuf;
 use mongodb::bson::{Bson, Document, doc};
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::ErrorKind;
 use mongodb::options::{
     ClientOptions, CollectionOptions, ReadPreference, ReturnDocument, SelectionCriteria,
     WriteConcern,
@@ -27,8 +29,8 @@ use mongodb::{Client, Collection, IndexModel};
 
 use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::Message;
-use crate::store::mongo::document::{int64, of_message, to_message};
-use crate::store::mongo::fault::{Fault, Verdict, is_refusal, of_document};
+use crate::store::mongo::document::{int64, to_message};
+use crate::store::mongo::fault::Fault;
 use crate::store::{Cursor, Inserted, PageQuery, Store, StoreError};
 
 // === MongoStore ===
@@ -80,8 +82,8 @@ pub struct MongoStore {
 
 impl MongoStore {
     /// Connects, tries the credentials and makes the index. One try: a server that may yet come is
-    /// [`StoreError::Unavailable`], what no waiting will mend [`StoreError::Failed`]; either is one sentence, without the
-    /// password.
+    /// [`StoreError::Unavailable`], what no waiting will mend [`StoreError::Failed`]; either is one sentence, without
+    /// the password.
     pub async fn open(config: MongoConfig) -> Result<Self, StoreError> {
         let options = client_options(&config).await?;
         let hosts: Vec<_> = options.hosts.iter().map(ToString::to_string).collect();
@@ -210,110 +212,6 @@ async fn client_options(config: &MongoConfig) -> Result<ClientOptions, StoreErro
     Ok(options)
 }
 
-// === inserting ===
-
-/// A document and its place in the batch.
-type Row = (usize, RawDocumentBuf);
-
-impl MongoStore {
-    async fn insert_all(&self, batch: &[Message]) -> Result<Inserted, StoreError> {
-        let mut done = Inserted::default();
-        let mut rows: Vec<Row> = Vec::with_capacity(batch.len());
-        for (index, message) in batch.iter().enumerate() {
-            match of_message(message) {
-                Ok(document) => rows.push((index, document)),
-                Err(cause) => done.poison.push((index, cause)),
-            }
-        }
-        self.insert_rows(&rows, &mut done).await?;
-        done.inserted = batch.len() - done.duplicates - done.poison.len();
-        done.poison.sort_unstable_by_key(|(index, _)| *index);
-        Ok(done)
-    }
-
-    /// Inserts all at once; when the server refuses that as a whole, though it takes other documents, by halves, until the
-    /// culprits stand alone.
-    async fn insert_rows(&self, rows: &[Row], done: &mut Inserted) -> Result<(), StoreError> {
-        let mut takes_others = false;
-        let mut left = vec![rows];
-        while let Some(some) = left.pop() {
-            let Some(refusal) = self.insert_once(some, done).await? else {
-                continue;
-            };
-            let cause = self.told(&Fault::Driver(refusal));
-            if !takes_others {
-                self.insert_witness().await.map_err(|_| cause)?;
-                takes_others = true;
-                left.push(some);
-            } else if let [(index, _)] = some {
-                done.poison.push((*index, cause.to_string().into()));
-            } else {
-                left.extend(<[_; 2]>::from(some.split_at(some.len() / 2)));
-            }
-        }
-        Ok(())
-    }
-
-    /// One insert. `Some` when it was refused as a whole, for what it is.
-    async fn insert_once(
-        &self,
-        rows: &[Row],
-        done: &mut Inserted,
-    ) -> Result<Option<Error>, StoreError> {
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let documents = rows.iter().map(|(_, document)| document);
-        let insert = async { self.messages.insert_many(documents).ordered(false).await };
-        let error = match within(self.call_timeout, insert).await {
-            Ok(_) => return Ok(None),
-            Err(Fault::Driver(error)) => error,
-            Err(late) => return Err(self.told(&late)),
-        };
-        if is_refusal(&error) {
-            return Ok(Some(error));
-        }
-        let ErrorKind::InsertMany(failure) = &*error.kind else {
-            return Err(self.told(&Fault::Driver(error)));
-        };
-        let own_errors = failure.write_errors.as_deref().unwrap_or_default();
-        let not_durable = failure.write_concern_error.is_some() || own_errors.is_empty();
-        if not_durable {
-            return Err(self.told(&Fault::Driver(error)));
-        }
-        let mut duplicates = 0;
-        let mut poison = Vec::new();
-        for own in own_errors {
-            match (of_document(own), rows.get(own.index)) {
-                (Verdict::Duplicate, _) => duplicates += 1,
-                (Verdict::Poison, Some((index, _))) => {
-                    poison.push((*index, own.message.clone().into()));
-                }
-                (Verdict::Passing, _) | (Verdict::Poison, None) => {
-                    let text = format!("MongoDB at {}: {}", self.hosts, own.message);
-                    return Err(StoreError::Unavailable(text.into()));
-                }
-            }
-        }
-        done.duplicates += duplicates;
-        done.poison.append(&mut poison);
-        Ok(None)
-    }
-
-    /// Shows that the server takes documents into this collection, so that one that it refuses has only itself to blame.
-    /// The witness is of no conversation, so that no page shows it, and is taken away again.
-    async fn insert_witness(&self) -> Result<(), Fault> {
-        let id = doc! {"_id": ObjectId::new()};
-        let witness = RawDocumentBuf::try_from(&id).map_err(|e| Fault::Driver(e.into()))?;
-        within(self.call_timeout, async {
-            self.messages.insert_one(witness).await?;
-            self.messages.delete_one(id).await
-        })
-        .await
-        .map(|_| ())
-    }
-}
-
 // === reading ===
 
 impl MongoStore {
@@ -361,9 +259,9 @@ impl MongoStore {
     }
 }
 
-/// The documents beyond a cursor, as filters to be read one after the other, the nearest first. A missing `seq` is `null`
-/// to a filter and sorts before numbers; the bounds stand so that each stretch is one range of the index. Comparing `_id`
-/// with an ObjectId leaves out what has another kind of id and so cannot be a message.
+/// The documents beyond a cursor, as filters to be read one after the other, the nearest first. A missing `seq` is
+/// `null` to a filter and sorts before numbers; the bounds stand so that each stretch is one range of the index.
+/// Comparing `_id` with an ObjectId leaves out what has another kind of id and so cannot be a message.
 fn stretches(cursor: Cursor) -> Vec<Document> {
     let any_id = || doc! {"$gte": ObjectId::from_bytes([0; 12])};
     match cursor {
