@@ -11,6 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use smallvec::smallvec;
 use tokio::task::JoinSet;
 
@@ -277,6 +281,54 @@ async fn a_closed_topic_ends_an_archive_that_has_read_all() {
     topic.close().await.expect("closes");
     let ended = archive.poll(&mut Vec::new(), 1).await;
     assert!(matches!(ended, Err(TopicError::Closed)), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_record_without_key_or_headers_is_read() {
+    let Some(config) = support::config() else {
+        return;
+    };
+    let topic = open(config.clone()).await;
+    let mut tail = topic.subscribe(Start::Latest).await.expect("subscribes");
+    let mut foreign = ClientConfig::new();
+    foreign.set("bootstrap.servers", &config.brokers);
+    let foreign: BaseProducer = foreign.create().expect("a producer");
+    let plain = BaseRecord::<(), str>::to(&config.topic).payload("7");
+    assert!(foreign.send(plain).is_ok());
+    let nothing = BaseRecord::<(), str>::to(&config.topic);
+    assert!(foreign.send(nothing).is_ok());
+    foreign.flush(config.delivery_timeout).expect("sent");
+    let mut entries = Vec::new();
+    while entries.len() < 2 {
+        tail.poll(&mut entries, 2).await.expect("reads");
+    }
+    let of = |value: &'static str| Record {
+        key: Bytes::new(),
+        headers: smallvec![],
+        value: Bytes::from_static(value.as_bytes()),
+    };
+    assert_eq!(entries[0].record, of("7"));
+    assert_eq!(entries[1].record, of(""));
+}
+
+/// On the client library's own broker of pretence: a real one does not answer like this on demand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_failed_for_good_is_replaced() {
+    let mock: MockCluster<'_, _> = MockCluster::new(1).expect("a cluster");
+    let config = KafkaConfig {
+        delivery_timeout: Duration::from_secs(5),
+        request_timeout: Duration::from_secs(2),
+        ..own(&mock.bootstrap_servers())
+    };
+    mock.create_topic(&config.topic, 1, 1).expect("a topic");
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    mock.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+    let topic = open(config).await;
+    let mut told = Told::default();
+    told.append_until_it_works(&topic, 0).await;
+    assert_eq!(topic.stats().producers_replaced, 1);
+    told.append(&topic, 1..10).await;
+    assert_eq!(told.appended.len(), 10);
 }
 
 // === What was told, and what is true ===

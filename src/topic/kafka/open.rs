@@ -180,7 +180,7 @@ impl Search<'_> {
             ]
             .contains(code)
         {
-            let cause = cause.clone();
+            let cause = without_state(cause);
             return Err(OpenError::Refused { brokers, cause });
         }
         if self.started.elapsed() < self.config.start_timeout {
@@ -189,7 +189,7 @@ impl Search<'_> {
         Err(OpenError::Unreachable {
             brokers,
             waited: self.config.start_timeout,
-            cause: last.map_or_else(|| error.to_string(), |(_, cause)| cause),
+            cause: last.map_or_else(|| error.to_string(), |(_, cause)| without_state(&cause)),
         })
     }
 
@@ -259,6 +259,14 @@ impl Search<'_> {
             cause,
         }
     }
+}
+
+/// The client library ends its sentences with how long it was in which state.
+fn without_state(cause: &str) -> String {
+    let sentence = cause
+        .split_once(" (after ")
+        .map_or(cause, |(sentence, _)| sentence);
+    sentence.to_owned()
 }
 
 fn has_leaders(topic: &MetadataTopic) -> bool {

@@ -156,12 +156,12 @@ impl Reader {
         loop {
             let ending = self.ending.borrow_and_update().clone();
             let over = matches!(ending, Ending::Over(_));
-            if let Ending::Over(ends) = ending {
+            if let Ending::Over(Some(ends)) = ending {
                 if !asked && self.grouped {
                     asked = true;
                     self.learn_places().await;
                 }
-                if ends.is_some_and(|ends| self.reached(&ends)) {
+                if self.reached(&ends) {
                     return Err(TopicError::Closed);
                 }
             }
