@@ -1,7 +1,7 @@
 //! What every place for files keeps: whole files or none, under safe names. And what a folder, and a bucket, keep
 //! besides. The bucket is on the S3 server that TEST_S3_URL and the AWS_ variables name.
 
-#![allow(clippy::unwrap_used)] // a scenario may fail wherever it stands
+#![allow(clippy::unwrap_used, clippy::panic)] // a scenario may fail wherever it stands
 
 use std::fs;
 use std::future::Future;
