@@ -33,7 +33,7 @@ pub struct Config {
     #[arg(long, env = "UPLOAD_PATH", default_value = "uploads")]
     pub upload_path: PathBuf,
 
-    /// Place of uploaded files as a URL, instead of UPLOAD_PATH: file:///FOLDER
+    /// Place of uploaded files as a URL, instead of UPLOAD_PATH: file:///FOLDER, s3://BUCKET/PREFIX (with AWS_ ones)
     #[arg(long, env = "UPLOAD_URL")]
     pub upload_url: Option<String>,
 

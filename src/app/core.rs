@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -32,10 +32,13 @@ use crate::router::{self, AdminRouter, Router};
 use crate::socket::endpoint::{Endpoint, Options};
 use crate::socket::handler::{Handler, Rates, random, unix_ms};
 use crate::store::Store;
-use crate::topic::{Bounds, Start};
+use crate::topic::{Bounds, Start, TopicError};
 
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a log that cannot tell yet is asked again at start.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 /// In how many steps sessions are closed.
 const CLOSE_WAVES: u32 = 8;
@@ -71,8 +74,7 @@ impl Core {
         } = Backends::open(config, &clients).await?;
         let space = FreeSpace::watch(config.data_dir.clone(), config.limits.disk_free_min);
         let space = Arc::new(space.map_err(|error| setup("DATA_DIR", &error))?);
-        let bounds = log.topic.bounds(archive::GROUP).await;
-        let bounds: Vec<Bounds> = bounds.map_err(|error| setup("the journal", &error))?;
+        let bounds = bounds(&log, config.start_timeout).await?;
         let limits = HistoryLimits {
             tail_bytes_max: config.limits.tail_bytes_max,
             recent_ids_max: config.limits.recent_ids_max,
@@ -114,7 +116,7 @@ impl Core {
 
     /// Starts what moves messages, and waits until history has read all that the log holds.
     pub async fn start_movers(&self, config: &Config) -> Result<(), SetupError> {
-        let cannot = |error| setup("the journal", &error);
+        let cannot = |error| setup("the log", &error);
         let behind = Start::Behind {
             group: archive::GROUP,
             window: config.journal.journal_retention,
@@ -147,7 +149,7 @@ impl Core {
         self.history
             .caught_up()
             .await
-            .map_err(|error| setup("the journal", &error))
+            .map_err(|error| setup("the log", &error))
     }
 
     /// Starts a task that has no end of its own.
@@ -289,6 +291,21 @@ impl Core {
             if *session.link.lock() != Link::WebSocket {
                 self.hub.forget(&session);
             }
+        }
+    }
+}
+
+/// Where the log ends and what the archive has of it. A cluster that has just started may need a while to know.
+async fn bounds(log: &Log, within: Duration) -> Result<Vec<Bounds>, SetupError> {
+    let started = Instant::now();
+    loop {
+        match log.topic.bounds(archive::GROUP).await {
+            Ok(bounds) => return Ok(bounds),
+            Err(TopicError::Unavailable(error)) if started.elapsed() < within => {
+                tracing::info!(error = &*error, "waiting for the log");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            Err(error) => return Err(setup("the log", &error)),
         }
     }
 }

@@ -1,17 +1,21 @@
-//! Uploaded files, in an object store: a folder of this machine.
+//! Uploaded files, in an object store: a folder of this machine, or a bucket of an S3 server.
 //!
 //! A file appears under its name whole and synced, or not at all. Whatever is not finished and kept is removed, also
-//! when the request that wrote it is cancelled; what a crash leaves is removed at the next start. Memory per transfer
-//! is bounded by one part.
+//! when the request that wrote it is cancelled; what a crash leaves is removed at the next start of a folder, and by a
+//! lifecycle rule of a bucket. Memory per transfer is bounded by one part. A server that does not answer ends every
+//! request within [`ANSWER_SECONDS_MAX`].
+
+mod folder;
+mod s3;
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -27,42 +31,64 @@ use url::Url;
 use crate::chat::attachment::BlobName;
 use crate::drain::Tasks;
 
+pub use s3::Bucket;
+
 // === Blobs ===
 
 /// Where files are. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
-    folder: Arc<FsPath>,
+    place: Place,
     tasks: Tasks,
 }
 
 impl Blobs {
-    /// Opens the place, made when missing, and removes what interrupted uploads left there. One server a folder: a
-    /// second one's uploads under way would be taken for left over. Blocks.
+    /// Opens the place and shows that it can be written to. A folder is made when missing, and what interrupted uploads
+    /// left there is removed: one server a folder, for a second one's uploads under way would be taken for left over.
+    /// Blocks; a bucket takes a thread of a runtime on which that is allowed.
     ///
     /// `tasks` run what has to happen even when the caller goes away.
     pub fn open(config: &BlobsConfig, tasks: Tasks) -> Result<Self, OpenError> {
-        let BlobsConfig::Folder(folder) = config;
+        match config {
+            BlobsConfig::Folder(folder) => Self::open_folder(folder, tasks),
+            BlobsConfig::Bucket(bucket) => {
+                let store = bucket.open().map_err(OpenError)?;
+                let blobs = Self {
+                    store,
+                    place: Place::Bucket,
+                    tasks,
+                };
+                let proof = blobs.within(bucket.prove(&*blobs.store));
+                let proven = tokio::runtime::Handle::current().block_on(proof);
+                proven.map_err(|error| OpenError(format!("cannot use {bucket}: {error}")))?;
+                Ok(blobs)
+            }
+        }
+    }
+
+    fn open_folder(folder: &FsPath, tasks: Tasks) -> Result<Self, OpenError> {
         let cannot = |error: &dyn Error| {
             OpenError(format!(
                 "cannot use the upload folder {}: {error}",
                 folder.display()
             ))
         };
-        let folder = prepare(folder).map_err(|error| cannot(&error))?;
+        let folder = folder::prepare(folder).map_err(|error| cannot(&error))?;
         let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| cannot(&error))?;
         let local = ChunkedStore::new(Arc::new(local.with_fsync(true)), READ_BYTES);
         Ok(Self {
             store: Arc::new(local),
-            folder: folder.into(),
+            place: Place::Folder(folder.into()),
             tasks,
         })
     }
 
     /// Begins a file. Nothing is to be seen under `name` before [`Upload::finish`].
     pub async fn put(&self, name: BlobName) -> Result<Upload, BlobError> {
-        let parts = self.store.put_multipart(&location(&name)?).await?;
+        let parts = self
+            .within(self.store.put_multipart(&location(&name)?))
+            .await?;
         Ok(Upload {
             parts: Some(parts),
             buffer: BytesMut::new(),
@@ -79,7 +105,9 @@ impl Blobs {
             range: range.map(Into::into),
             ..GetOptions::default()
         };
-        let got = self.store.get_opts(&location(name)?, options).await?;
+        let got = self
+            .within(self.store.get_opts(&location(name)?, options))
+            .await?;
         Ok(Blob {
             info: info(&got.meta),
             range: got.range.clone(),
@@ -88,20 +116,23 @@ impl Blobs {
     }
 
     pub async fn head(&self, name: &BlobName) -> Result<BlobInfo, BlobError> {
-        Ok(info(&self.store.head(&location(name)?).await?))
+        Ok(info(&self.within(self.store.head(&location(name)?)).await?))
     }
 
     /// Removes a file; one that is not there counts as removed.
     pub async fn delete(&self, name: &BlobName) -> Result<(), BlobError> {
-        match self.store.delete(&location(name)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+        match self.within(self.store.delete(&location(name)?)).await {
+            Ok(()) | Err(BlobError::NotFound) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     /// Answers when files can be written.
     pub async fn ping(&self) -> Result<(), BlobError> {
-        let folder = Arc::clone(&self.folder);
+        let folder = match &self.place {
+            Place::Folder(folder) => Arc::clone(folder),
+            Place::Bucket => return self.within(s3::ping(&*self.store)).await,
+        };
         let access = move || access(&*folder, Access::WRITE_OK | Access::EXEC_OK);
         let answer = tokio::task::spawn_blocking(access).await;
         match answer {
@@ -131,7 +162,7 @@ impl Blobs {
     }
 
     async fn abort(&self, mut parts: Parts) {
-        if let Err(error) = parts.abort().await {
+        if let Err(error) = self.within(parts.abort()).await {
             tracing::warn!(%error, "an unfinished upload could not be removed");
         }
     }
@@ -144,45 +175,85 @@ impl Blobs {
 
     /// Publishes the parts; when that fails, whichever of them are left behind are removed.
     async fn complete(self, mut parts: Parts, name: BlobName, size: u64) -> Finished {
-        match parts.complete().await {
-            Ok(put) => Ok(Stored {
-                etag: put.e_tag,
+        match self.within(parts.complete()).await {
+            Ok(_) => Ok(Stored {
                 size,
                 kept: false,
                 name,
                 blobs: self,
             }),
             Err(error) => {
-                // The store lets go of its own file as soon as it begins to publish.
-                let left = self.folder.join(format!("{}#1", name.as_str()));
-                let _gone_already = tokio::task::spawn_blocking(|| fs::remove_file(left)).await;
+                match &self.place {
+                    Place::Folder(folder) => {
+                        // The store lets go of its own file as soon as it begins to publish.
+                        let left = folder.join(format!("{}#1", name.as_str()));
+                        let _gone_already =
+                            tokio::task::spawn_blocking(|| fs::remove_file(left)).await;
+                    }
+                    Place::Bucket => self.abort(parts).await,
+                }
                 self.remove(&name).await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
+
+    /// Waits for an answer: from a disk as long as it takes, from a server at most [`ANSWER_SECONDS_MAX`].
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, BlobError> {
+        match self.place {
+            Place::Folder(_) => Ok(work.await?),
+            Place::Bucket => {
+                let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
+                let answer = tokio::time::timeout(limit, work).await;
+                Ok(answer.map_err(|_| BlobError::Unavailable("no answer in time".into()))??)
+            }
+        }
+    }
+
+    /// What an upload holds in memory at most, in bytes.
+    fn part_bytes(&self) -> usize {
+        match self.place {
+            Place::Folder(_) => PART_BYTES,
+            Place::Bucket => s3::PART_BYTES,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Folder(Arc<FsPath>),
+    Bucket,
 }
 
 /// Which place files go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobsConfig {
     Folder(PathBuf),
+    Bucket(Bucket),
 }
 
 impl BlobsConfig {
-    /// The URL when there is one (`file:///folder`), else the folder `path`.
+    /// The URL when there is one (`file:///folder`, `s3://bucket/prefix`), else the folder `path`. For a bucket the
+    /// AWS_ variables of the environment say where its server is and with which keys.
     pub fn choose(path: &FsPath, url: Option<&str>) -> Result<Self, OpenError> {
         let Some(url) = url else {
             return Ok(Self::Folder(path.to_owned()));
         };
-        let parsed = Url::parse(url).ok();
-        let folder = parsed
-            .filter(|url| url.scheme() == "file")
-            .and_then(|url| url.to_file_path().ok());
-        folder.map(Self::Folder).ok_or_else(|| {
-            // The URL itself is not shown: it may hold a password.
-            OpenError("the upload URL must be file:///FOLDER".to_owned())
-        })
+        // The URL itself is not shown: it may hold a password.
+        let wrong =
+            || OpenError("the upload URL must be file:///FOLDER or s3://BUCKET/PREFIX".into());
+        let parsed = Url::parse(url).map_err(|_| wrong())?;
+        match parsed.scheme() {
+            "file" => parsed
+                .to_file_path()
+                .map(Self::Folder)
+                .map_err(|()| wrong()),
+            "s3" => Bucket::parse(&parsed).map(Self::Bucket).ok_or_else(wrong),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -211,8 +282,9 @@ impl Upload {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(&bytes);
-        while self.buffer.len() >= PART_BYTES {
-            let part = self.buffer.split_to(PART_BYTES).freeze();
+        let part_bytes = self.blobs.part_bytes();
+        while self.buffer.len() >= part_bytes {
+            let part = self.buffer.split_to(part_bytes).freeze();
             self.put_part(part).await?;
         }
         Ok(())
@@ -223,7 +295,8 @@ impl Upload {
         self.size
     }
 
-    /// Publishes the file, synced to disk. Cancelled meanwhile, the file is removed as soon as it is there.
+    /// Publishes the file, synced to disk or acknowledged by the server. Cancelled meanwhile, the file is removed as
+    /// soon as it is there.
     pub async fn finish(mut self) -> Finished {
         let rest = self.buffer.split().freeze();
         if !rest.is_empty() {
@@ -258,7 +331,7 @@ impl Upload {
             .filter(|_| self.whole)
             .ok_or_else(lost)?;
         self.whole = false;
-        parts.put_part(part.into()).await?;
+        self.blobs.within(parts.put_part(part.into())).await?;
         self.whole = true;
         Ok(())
     }
@@ -278,7 +351,6 @@ pub type Finished = Result<Stored, BlobError>;
 /// A file that is published but not needed by anybody yet: dropped before [`Stored::keep`], it is removed.
 #[derive(Debug)]
 pub struct Stored {
-    etag: Option<String>,
     size: u64,
     kept: bool,
     name: BlobName,
@@ -293,10 +365,6 @@ impl Stored {
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.size
-    }
-
-    pub fn etag(&self) -> Option<&str> {
-        self.etag.as_deref()
     }
 
     /// Lets the file stay. To be called before its message is handed to the log, since from then on the message may be
@@ -369,6 +437,11 @@ impl From<object_store::Error> for BlobError {
     fn from(error: object_store::Error) -> Self {
         match error {
             object_store::Error::NotFound { .. } => Self::NotFound,
+            // What the server says besides repeats the request.
+            object_store::Error::PermissionDenied { .. }
+            | object_store::Error::Unauthenticated { .. } => Self::Unavailable(
+                "the server refuses AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY".into(),
+            ),
             error if lacks_space(&error) => Self::NoSpace,
             error => Self::Unavailable(error.to_string().into()),
         }
@@ -386,7 +459,7 @@ fn lacks_space(error: &object_store::Error) -> bool {
     })
 }
 
-// === the folder ===
+// === places ===
 
 type Parts = Box<dyn MultipartUpload>;
 
@@ -395,48 +468,9 @@ fn location(name: &BlobName) -> Result<Path, BlobError> {
     Path::parse(name.as_str()).map_err(|_| BlobError::NotFound)
 }
 
-fn prepare(folder: &FsPath) -> io::Result<PathBuf> {
-    let made = !folder.try_exists()?;
-    fs::create_dir_all(folder)?;
-    let folder = folder.canonicalize()?;
-    if made {
-        // Else a loss of power could take the folder, and files that messages already name. Not all folders above may
-        // be opened, so as many as can be.
-        for above in folder.ancestors().skip(1) {
-            let _best_effort = File::open(above).and_then(|above| above.sync_all());
-        }
-    }
-    let proof = folder.join(format!(".writable-{}", std::process::id()));
-    File::create(&proof)?;
-    fs::remove_file(&proof)?;
-    remove_left_overs(&folder, SystemTime::now())?;
-    Ok(folder)
-}
-
-/// Removes files that uploads before `now` did not finish: named as the store does it, our name and `#` and a number.
-fn remove_left_overs(folder: &FsPath, now: SystemTime) -> io::Result<()> {
-    let mut removed = 0_u64;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if is_staged(&entry.file_name().to_string_lossy()) && entry.metadata()?.modified()? < now {
-            fs::remove_file(entry.path())?;
-            removed += 1;
-        }
-    }
-    if removed > 0 {
-        tracing::info!(removed, "removed what interrupted uploads had left");
-    }
-    Ok(())
-}
-
-fn is_staged(file_name: &str) -> bool {
-    file_name.split_once('#').is_some_and(|(name, number)| {
-        let ours = BlobName::parse(name).is_some_and(|name| name.is_ours());
-        ours && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
-    })
-}
-
-/// Written at once, so held in memory by an upload.
+/// A server's answer is waited for no longer than this.
+pub const ANSWER_SECONDS_MAX: u64 = 10;
+/// Written to a folder at once, so held in memory by an upload.
 const PART_BYTES: usize = 256 << 10;
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
