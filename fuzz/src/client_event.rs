@@ -1,7 +1,7 @@
 //! The JSON array of a client's event. A file that is no array is taken as the argument of a `chatMessage`.
 //!
-//! What becomes a draft is sealed as JSON that says what the client said, can be read back from the log, and is the same
-//! draft when it is sent again; what is refused is refused in readable words.
+//! What becomes a draft is sealed as JSON that says what the client said, can be read back from the log, and is the
+//! same draft when it is sent again; what is refused is refused in readable words.
 
 use std::collections::HashMap;
 
