@@ -36,9 +36,9 @@ fn conditions(header: &str, etag: Option<&str>) {
     let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(1_785_585_600_123);
     let holds = if_range_holds(header, etag, modified);
     if holds && header.contains('"') {
-        assert_eq!(etag, Some(header.trim()));
+        assert_eq!(etag, Some(header.trim_ascii()));
     }
     let named = if_none_match_names(header, etag);
-    assert!(!named || header.trim() == "*" || etag.is_some());
+    assert!(!named || header.trim_ascii() == "*" || etag.is_some());
     let _total = is_unmodified_since(header, modified);
 }
