@@ -85,7 +85,10 @@ impl Log {
                 .failed
                 .then(|| "a write failed; restart".to_owned()),
             Kind::Kafka(kafka) => {
-                (kafka.stats().brokers_up == 0).then(|| "no broker is connected".to_owned())
+                let stats = kafka.stats();
+                // Before the first look at the connections, only an error says that there is none.
+                let is_away = stats.brokers_up == 0 && stats.errors > 0;
+                is_away.then(|| "no broker is connected".to_owned())
             }
         }
     }
