@@ -21,16 +21,18 @@ pub fn run(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
     };
-    match ClientEvent::decode(text) {
-        Ok(ClientEvent::ChatMessage(json)) => chat_message(json),
-        Ok(ClientEvent::JoinRoom(json)) => {
+    let Ok(event) = socketio::event(text) else {
+        return chat_message(text);
+    };
+    match ClientEvent::new(&event.name, &event.args) {
+        ClientEvent::ChatMessage(json) => chat_message(json),
+        ClientEvent::JoinRoom(json) => {
             if let Ok(Some(user)) = draft::id_from_json(json, "user id") {
                 assert!((1..=ID_BYTES_MAX).contains(&user.len()));
             }
         }
-        Ok(ClientEvent::Typing(json) | ClientEvent::StopTyping(json)) => typing(json),
-        Ok(ClientEvent::Other) => {}
-        Err(_) => chat_message(text),
+        ClientEvent::Typing(json) | ClientEvent::StopTyping(json) => typing(json),
+        ClientEvent::Other => {}
     }
 }
 

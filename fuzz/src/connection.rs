@@ -1,13 +1,17 @@
-//! A client's packets, one after the other, into one [`Connection`]. The first byte chooses the limit on a packet with
-//! its attachments; packets are separated by 0x1E; one that starts with 0x01, or is no text, comes as a binary message.
+//! A client's Engine.IO packets, one after the other, into one [`Connection`]. The first byte chooses the limit on a
+//! packet with its attachments, and the revision; packets are separated by 0x1E; one that starts with 0x01, or is no
+//! text, comes as a binary message.
 //!
-//! Nothing is asked for before CONNECT or after DISCONNECT, and binary events come whole and within their limits.
+//! Nothing is asked for outside of a namespace that was joined, and binary packets come whole and within their limits.
 
 use std::time::Duration;
 
-use chat_svc::protocol::connection::{ATTACHMENTS_WITHIN, Complete, Connection, Signal};
-use chat_svc::protocol::event::{self, ClientEvent};
-use chat_svc::protocol::socketio::{self, ATTACHMENTS_MAX, Kind};
+use chat_svc::protocol::connection::{
+    ATTACHMENTS_WITHIN, CloseReason, Complete, Connection, NAMESPACES_MAX, Signal,
+};
+use chat_svc::protocol::engineio::Sid;
+use chat_svc::protocol::incoming::{Incoming, Revision, incoming};
+use chat_svc::protocol::socketio::{self, ATTACHMENTS_MAX};
 
 const BYTES_MAX: [usize; 4] = [1000, 0, 60, 100_000];
 
@@ -16,65 +20,111 @@ pub fn run(data: &[u8]) {
         return;
     };
     let bytes_max = BYTES_MAX[usize::from(choice & 3)];
-    let mut connection = Connection::new(bytes_max);
+    let revision = match choice & 4 {
+        0 => Revision::V4,
+        _ => Revision::V3,
+    };
+    let mut client = Client {
+        connection: Connection::new(bytes_max),
+        bytes_max,
+        joined: Vec::new(),
+    };
     let mut now = Duration::ZERO;
     for packet in packets.split(|&byte| byte == 0x1E) {
         now += Duration::from_secs(1);
-        let (was_connected, had_connected) =
-            (connection.is_connected(), connection.has_connected());
-        let signal = match (packet.strip_prefix(&[1]), str::from_utf8(packet)) {
-            (Some(payload), _) => connection.binary(payload),
-            (None, Ok(text)) => connection.text(text, now),
-            (None, Err(_)) => connection.binary(packet),
+        let taken = match (packet.strip_prefix(&[1]), str::from_utf8(packet)) {
+            (Some(payload), _) => client.binary(payload),
+            (None, Ok(text)) => match incoming(text, revision) {
+                Ok(Incoming::Message(text)) => client.text(text, now),
+                Ok(Incoming::Binary(payload)) => client.binary(&payload),
+                Ok(_) => Ok(()),
+                Err(_) => return,
+            },
+            (None, Err(_)) => client.binary(packet),
         };
-        let Ok(signal) = signal else {
+        if taken.is_err() {
             return;
-        };
-        follow(&connection, &signal, was_connected, bytes_max);
-        assert!(connection.has_connected() || !had_connected);
-        assert!(!connection.is_overdue(now));
-    }
-    let _may_be = connection.is_overdue(now + ATTACHMENTS_WITHIN * 2);
-}
-
-fn follow(connection: &Connection, signal: &Signal<'_>, was_connected: bool, bytes_max: usize) {
-    let is_connected = connection.is_connected();
-    match signal {
-        Signal::Connect => assert!(is_connected && !was_connected),
-        Signal::Disconnect => assert!(!is_connected && was_connected),
-        Signal::Nothing | Signal::Pong => assert_eq!(is_connected, was_connected),
-        Signal::UnknownNamespace(namespace) => refuse(namespace),
-        Signal::Event { data, ack } => {
-            assert!(is_connected && was_connected && !data.is_empty());
-            assert!(ack.is_none_or(is_digits));
-            let _total = ClientEvent::decode(data);
         }
-        Signal::BinaryEvent(complete) => {
-            assert!(is_connected && was_connected);
-            binary_event(complete, bytes_max);
+        assert!(!client.connection.is_overdue(now));
+    }
+    let _may_be = client.connection.is_overdue(now + ATTACHMENTS_WITHIN * 2);
+}
+
+struct Client {
+    connection: Connection,
+    bytes_max: usize,
+    joined: Vec<String>,
+}
+
+impl Client {
+    fn text(&mut self, text: &str, now: Duration) -> Result<(), CloseReason> {
+        let signal = self.connection.message(text, now)?;
+        self.follow(signal);
+        Ok(())
+    }
+
+    fn binary(&mut self, payload: &[u8]) -> Result<(), CloseReason> {
+        let signal = self.connection.attachment(payload)?;
+        self.follow(signal);
+        Ok(())
+    }
+
+    fn follow(&mut self, signal: Signal<'_>) {
+        match signal {
+            Signal::Nothing => {}
+            Signal::Connect { namespace, .. } => self.connect(namespace),
+            Signal::Disconnect { namespace } => {
+                assert!(self.is_joined(namespace));
+                self.joined.retain(|name| name != namespace);
+            }
+            Signal::Event {
+                namespace,
+                data,
+                ack,
+            } => {
+                assert!(self.is_joined(namespace) && ack.is_none_or(is_digits));
+                let _total = socketio::event(data);
+            }
+            Signal::Ack {
+                namespace,
+                id,
+                data,
+            } => {
+                assert!(self.is_joined(namespace) && is_digits(id));
+                assert!(socketio::ack_args(data).is_ok());
+            }
+            Signal::Complete(complete) => self.complete(&complete),
         }
     }
-}
 
-fn refuse(namespace: &str) {
-    assert!(namespace.starts_with('/') && namespace != "/");
-    let frame = event::invalid_namespace(namespace);
-    let text = str::from_utf8(frame.packet()).expect("a packet is text");
-    let packet = socketio::parse(&text[1..]).expect("our packets can be read");
-    assert_eq!(
-        (packet.kind, packet.namespace),
-        (Kind::ConnectError, namespace)
-    );
-}
+    fn connect(&mut self, namespace: &str) {
+        assert!(namespace.starts_with('/') && !namespace.contains('?'));
+        let id = Sid::new([self.joined.len() as u8; 15]);
+        let was_joined = self.is_joined(namespace);
+        if self.connection.join(namespace, id).is_ok() {
+            assert!(!was_joined);
+            self.joined.push(namespace.to_owned());
+        }
+        assert!(self.joined.len() <= NAMESPACES_MAX && self.connection.has_connected());
+    }
 
-fn binary_event(complete: &Complete, bytes_max: usize) {
-    let count = complete.attachments.len();
-    assert!((1..=ATTACHMENTS_MAX).contains(&count));
-    let attached: usize = complete.attachments.iter().map(|bytes| bytes.len()).sum();
-    assert!(complete.data.len() + attached <= bytes_max);
-    assert!(complete.ack.as_deref().is_none_or(is_digits));
-    assert!(ClientEvent::decode(&complete.data).is_ok());
-    assert_eq!(socketio::check_placeholders(&complete.data, count), Ok(()));
+    fn is_joined(&self, namespace: &str) -> bool {
+        self.joined.iter().any(|name| name == namespace)
+    }
+
+    fn complete(&self, complete: &Complete) {
+        assert!(self.is_joined(&complete.namespace));
+        let count = complete.attachments.len();
+        assert!((1..=ATTACHMENTS_MAX).contains(&count));
+        let attached: usize = complete.attachments.iter().map(|bytes| bytes.len()).sum();
+        assert!(complete.data.len() + attached <= self.bytes_max);
+        assert!(complete.id.as_deref().is_none_or(is_digits));
+        assert!(match complete.is_event {
+            true => socketio::event(&complete.data).is_ok(),
+            false => socketio::ack_args(&complete.data).is_ok(),
+        });
+        assert_eq!(socketio::check_placeholders(&complete.data, count), Ok(()));
+    }
 }
 
 fn is_digits(id: &str) -> bool {

@@ -3,8 +3,9 @@
 //! Reading ends; what is read keeps to its bounds, agrees with a plain JSON parser wherever that can follow, and comes
 //! back the same when it is written again.
 
+use bytes::Bytes;
 use chat_svc::protocol::socketio::{
-    self, ACK_ID_DIGITS_MAX, ARGS_MAX, ATTACHMENTS_MAX, Kind, Packet, ParseError,
+    self, ACK_ID_DIGITS_MAX, ARGS_MAX, ATTACHMENTS_MAX, Kind, Packet, ParseError, Payload,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -58,12 +59,13 @@ fn event(packet: &Packet<'_>) {
     let Some(Ok(event)) = packet.data.map(socketio::event) else {
         return;
     };
-    let args: Vec<&[u8]> = event.args.iter().map(|arg| arg.as_bytes()).collect();
     let id = packet.id.and_then(|id| id.parse::<u64>().ok());
-    match packet.attachments {
-        0 => socketio::write_event(&mut out, packet.namespace, id, &event.name, &args),
-        n => socketio::write_binary_event(&mut out, n, packet.namespace, id, &event.name, &args),
-    }
+    let attachments = vec![Bytes::new(); packet.attachments];
+    let payload = Payload {
+        args: &event.args,
+        attachments: &attachments,
+    };
+    socketio::write_event(&mut out, packet.namespace, id, &event.name, payload);
     let id = id.map(|id| id.to_string());
     let expected = Packet {
         id: id.as_deref(),
@@ -78,11 +80,12 @@ fn ack(packet: &Packet<'_>) {
     let (Some(Ok(args)), Some(id)) = (packet.data.map(socketio::ack_args), packet.id) else {
         return;
     };
-    let raw: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
-    match packet.attachments {
-        0 => socketio::write_ack(&mut out, packet.namespace, id, &raw),
-        n => socketio::write_binary_ack(&mut out, n, packet.namespace, id, &raw),
-    }
+    let attachments = vec![Bytes::new(); packet.attachments];
+    let payload = Payload {
+        args: &args,
+        attachments: &attachments,
+    };
+    socketio::write_ack(&mut out, packet.namespace, id, payload);
     let data = comes_back(&out, packet).expect("an ack has data");
     assert_eq!(socketio::ack_args(data), Ok(args));
 }

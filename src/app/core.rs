@@ -29,8 +29,11 @@ use crate::pipeline::deliver::Deliver;
 use crate::pipeline::publish::{self, LaneLimits, Publisher};
 use crate::protocol::connection::CloseReason;
 use crate::router::{self, AdminRouter, Router};
+use crate::socket::chat::{Chat, Rates, unix_ms};
 use crate::socket::endpoint::{Endpoint, Options};
-use crate::socket::handler::{Handler, Rates, random, unix_ms};
+use crate::socket::engine::Engine;
+use crate::socket::namespaces::Namespaces;
+use crate::socket::random;
 use crate::store::Store;
 use crate::topic::{Bounds, Start, TopicError};
 
@@ -171,7 +174,7 @@ impl Core {
     pub fn router(&self, config: &Config) -> Router {
         let ids = Arc::new(MessageIdMaker::new(random::<8>()));
         let (engine, limits) = (&config.engine, &config.limits);
-        let handler = Handler {
+        let chat = Chat {
             hub: self.hub.clone(),
             publisher: self.publisher.clone(),
             ids: ids.clone(),
@@ -181,8 +184,16 @@ impl Core {
                 typing: limits.typing_per_second_max,
             },
         };
+        let sessions = Engine {
+            hub: self.hub.clone(),
+            metrics: self.metrics.clone(),
+            messages: Box::new(Namespaces {
+                hub: self.hub.clone(),
+                application: chat,
+            }),
+        };
         let endpoint = Endpoint {
-            handler: Arc::new(handler),
+            engine: Arc::new(sessions),
             options: Options {
                 ping_interval: engine.ping_interval,
                 ping_timeout: engine.ping_timeout,
@@ -326,6 +337,6 @@ fn hub_limits(config: &Config) -> HubLimits {
         payload_bytes_max: config.engine.payload_bytes_max,
         ping_interval: config.engine.ping_interval,
         ping_timeout: config.engine.ping_timeout,
-        connect_timeout: config.engine.connect_timeout,
+        connect_timeout: Some(config.engine.connect_timeout),
     }
 }

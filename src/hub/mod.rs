@@ -1,5 +1,6 @@
 //! Who is here: sessions, the rooms they are in, and their heartbeats.
 
+pub mod acks;
 pub mod heartbeat;
 pub mod outbox;
 pub mod rooms;
@@ -12,13 +13,15 @@ use dashmap::DashMap;
 use tokio::sync::Notify;
 
 use crate::chat::id::UserId;
-use crate::hub::heartbeat::{Due, Heartbeat};
+use crate::hub::acks::{AckError, OnAck};
+use crate::hub::heartbeat::{Due, Heartbeat, Planned};
 use crate::hub::rooms::{Rooms, TooManyRooms};
-use crate::hub::session::{Link, Session};
+use crate::hub::session::{Handshake, Link, Session};
 use crate::metrics::Metrics;
 use crate::protocol::connection::CloseReason;
 use crate::protocol::engineio::Sid;
 use crate::protocol::frame::Frame;
+use crate::protocol::socketio::Payload;
 
 /// Longest sleep of the heartbeat.
 const SWEEP_MAX: Duration = Duration::from_millis(500);
@@ -45,7 +48,8 @@ pub struct HubLimits {
     pub payload_bytes_max: usize,
     pub ping_interval: Duration,
     pub ping_timeout: Duration,
-    pub connect_timeout: Duration,
+    /// None: clients need not connect to a namespace.
+    pub connect_timeout: Option<Duration>,
 }
 
 impl Hub {
@@ -73,15 +77,18 @@ impl Hub {
     }
 
     /// Begins a session. `sid` is fresh and random.
-    pub fn open(&self, sid: Sid, link: Link) -> Arc<Session> {
+    pub fn open(&self, sid: Sid, link: Link, handshake: Handshake) -> Arc<Session> {
         let HubLimits {
             outbox_bytes_max,
             payload_bytes_max,
             ..
         } = self.limits;
-        let session = Arc::new(Session::new(sid, link, outbox_bytes_max, payload_bytes_max));
+        let (revision, now) = (handshake.revision, self.now());
+        let session = Session::new(sid, link, handshake, outbox_bytes_max, payload_bytes_max);
+        let session = Arc::new(session);
+        session.heard(now);
         self.sessions.insert(sid, session.clone());
-        if self.heartbeat.begin(sid, self.now()) {
+        if self.heartbeat.begin(sid, revision, now) {
             self.earlier.notify_one();
         }
         match link {
@@ -128,6 +135,7 @@ impl Hub {
         } else {
             session.outbox.abort()
         }
+        self.give_up_acks(session, None);
     }
 
     /// Removes a closed session from the map of ids.
@@ -216,6 +224,76 @@ impl Hub {
         self.metrics.typing_dropped.inc_by(dropped);
     }
 
+    // --- acknowledgements that clients owe ---
+
+    /// Expects an acknowledgement of the client's socket in `namespace`: `send` is told the id to ask with. Then
+    /// `on_ack` hears once: of the answer, that it did not come `within` this time, or that the client has gone. With
+    /// [`acks::ACKS_MAX`] expected already nothing is sent.
+    pub fn ask(
+        &self,
+        session: &Arc<Session>,
+        namespace: &str,
+        within: Duration,
+        on_ack: OnAck,
+        send: impl FnOnce(u64),
+    ) {
+        let deadline = self.now() + within;
+        let mut acks = session.acks.lock();
+        // Under the lock, so that a close has either been seen here or will clear this one.
+        let (refused, error) = if session.closed().is_some() {
+            (on_ack, AckError::Disconnected)
+        } else {
+            let due = acks.get_or_insert_default();
+            match due.add(namespace, deadline, on_ack) {
+                Ok(id) => {
+                    let plan = due.plan();
+                    drop(acks);
+                    self.plan(plan, session.sid, Planned::Acks);
+                    self.metrics.acks_asked.inc();
+                    return send(id);
+                }
+                Err(on_ack) => (on_ack, AckError::TooMany),
+            }
+        };
+        drop(acks);
+        refused(Err(error));
+    }
+
+    /// A client's acknowledgement. One that nobody waits for is dropped: it may be late.
+    pub fn acknowledge(&self, session: &Session, namespace: &str, id: &str, answer: Payload<'_>) {
+        let mut acks = session.acks.lock();
+        let on_ack = acks.as_mut().and_then(|acks| acks.take(namespace, id));
+        drop(acks);
+        match on_ack {
+            Some(on_ack) => on_ack(Ok(answer)),
+            None => drop(self.metrics.acks_ignored.inc()),
+        }
+    }
+
+    /// Nothing more will come from the client's socket in this namespace, or from the client at all.
+    pub fn give_up_acks(&self, session: &Session, namespace: Option<&str>) {
+        let mut acks = session.acks.lock();
+        let given_up = acks.as_mut().map(|acks| acks.clear(namespace));
+        drop(acks);
+        for on_ack in given_up.into_iter().flatten() {
+            on_ack(Err(AckError::Disconnected));
+        }
+    }
+
+    fn expire_acks(&self, session: &Session, now: Duration) {
+        let mut acks = session.acks.lock();
+        let Some(due) = acks.as_mut() else { return };
+        let (expired, plan) = (due.expired(now), due.plan());
+        drop(acks);
+        self.plan(plan, session.sid, Planned::Acks);
+        self.metrics.acks_expired.inc_by(expired.len() as u64);
+        for on_ack in expired {
+            on_ack(Err(AckError::Timeout));
+        }
+    }
+
+    // --- heartbeat ---
+
     /// Every session there is.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         self.sessions
@@ -259,10 +337,31 @@ impl Hub {
                 Due::Connect if !session.connection.lock().has_connected() => {
                     self.close(&session, CloseReason::ConnectTimeout);
                 }
+                Due::Planned(Planned::Silence) => self.silence(&session, now),
+                Due::Planned(Planned::Acks) => self.expire_acks(&session, now),
                 Due::Pong(_) | Due::Connect => {}
             }
             true
         })
+    }
+
+    /// A client that sends the pings itself has sent none for a while, or has it?
+    fn silence(&self, session: &Arc<Session>, now: Duration) {
+        let until = session.last_heard() + self.heartbeat.silence_max();
+        if until <= now {
+            self.close(session, CloseReason::PingTimeout);
+            self.forget(session);
+        } else if session.connection.lock().is_overdue(now) {
+            self.close(session, CloseReason::ParseError);
+        } else {
+            self.plan(Some(until), session.sid, Planned::Silence);
+        }
+    }
+
+    fn plan(&self, at: Option<Duration>, sid: Sid, what: Planned) {
+        if at.is_some_and(|at| self.heartbeat.plan(at, sid, what)) {
+            self.earlier.notify_one();
+        }
     }
 
     fn ping(&self, session: &Arc<Session>, now: Duration) {

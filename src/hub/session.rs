@@ -7,15 +7,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::chat::id::UserId;
+use crate::hub::acks::Acks;
 use crate::hub::outbox::Outbox;
 use crate::protocol::connection::{CloseReason, Connection};
 use crate::protocol::engineio::Sid;
+use crate::protocol::incoming::Revision;
 use crate::throttle::Throttle;
 
 /// A client's session. Lives as long as its transports, or until it times out.
 pub struct Session {
     /// The Engine.IO session id: a secret.
     pub sid: Sid,
+    pub handshake: Handshake,
     /// What waits to be sent.
     pub outbox: Outbox,
     /// What the client's packets mean.
@@ -23,10 +26,20 @@ pub struct Session {
     /// Which transport carries the session.
     pub link: Mutex<Link>,
     pub(super) rooms: Mutex<Vec<UserId>>,
-    /// When the last answer to a ping came, in milliseconds of the hub's clock.
-    pong_ms: AtomicU64,
+    /// Most clients are never asked for an acknowledgement.
+    pub(super) acks: Mutex<Option<Box<Acks>>>,
+    /// When the client last took part in the heartbeat, in milliseconds of the hub's clock.
+    heard_ms: AtomicU64,
     closed: OnceLock<CloseReason>,
     rates: Mutex<Rates>,
+}
+
+/// What a client's first request fixes for its whole session.
+#[derive(Debug)]
+pub struct Handshake {
+    pub revision: Revision,
+    /// What the application may read of the request's query: all but Engine.IO's own keys.
+    pub query: Box<str>,
 }
 
 /// Which transport carries a session, and what is under way on it.
@@ -52,29 +65,37 @@ impl Session {
     pub(super) fn new(
         sid: Sid,
         link: Link,
+        handshake: Handshake,
         outbox_bytes_max: usize,
         payload_bytes_max: usize,
     ) -> Self {
         Self {
             sid,
+            handshake,
             outbox: Outbox::new(outbox_bytes_max),
             connection: Mutex::new(Connection::new(payload_bytes_max)),
             link: Mutex::new(link),
             rooms: Mutex::new(Vec::new()),
-            pong_ms: AtomicU64::new(0),
+            acks: Mutex::new(None),
+            heard_ms: AtomicU64::new(0),
             closed: OnceLock::new(),
             rates: Mutex::new(Rates::default()),
         }
     }
 
-    /// Notes an answer to a ping.
-    pub fn pong(&self, now: Duration) {
-        self.pong_ms.fetch_max(millis(now), Ordering::Relaxed);
+    /// Notes a ping, or the answer to one: whichever the client's revision sends.
+    pub fn heard(&self, now: Duration) {
+        self.heard_ms.fetch_max(millis(now), Ordering::Relaxed);
     }
 
     /// Whether a ping that went out at `since` has been answered.
     pub(super) fn has_answered(&self, since: Duration) -> bool {
-        self.pong_ms.load(Ordering::Relaxed) >= millis(since)
+        self.heard_ms.load(Ordering::Relaxed) >= millis(since)
+    }
+
+    /// When the client last took part in the heartbeat.
+    pub(super) fn last_heard(&self) -> Duration {
+        Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
     }
 
     /// Why the session was closed, once it is.

@@ -1,7 +1,10 @@
 use std::task::{Context, Poll, Waker};
 
+use parking_lot::Mutex;
+
 use super::*;
 use crate::hub::outbox::Taken;
+use crate::protocol::incoming::Revision;
 
 fn hub(outbox_bytes_max: usize) -> Hub {
     let limits = HubLimits {
@@ -10,13 +13,20 @@ fn hub(outbox_bytes_max: usize) -> Hub {
         payload_bytes_max: 1000,
         ping_interval: Duration::from_secs(25),
         ping_timeout: Duration::from_secs(20),
-        connect_timeout: Duration::from_secs(45),
+        connect_timeout: Some(Duration::from_secs(45)),
     };
     Hub::new(limits, Arc::new(Metrics::new(&[])))
 }
 
 fn open(hub: &Hub, n: u8) -> Arc<Session> {
-    hub.open(Sid::new([n; 15]), Link::WebSocket)
+    hub.open(Sid::new([n; 15]), Link::WebSocket, handshake())
+}
+
+fn handshake() -> Handshake {
+    Handshake {
+        revision: Revision::V4,
+        query: "".into(),
+    }
 }
 
 fn room(name: &str) -> UserId {
@@ -111,7 +121,7 @@ fn a_polling_session_closed_by_the_server_waits_to_tell_its_client() {
         post: false,
         probing: false,
     };
-    let session = hub.open(Sid::new([1; 15]), link);
+    let session = hub.open(Sid::new([1; 15]), link, handshake());
     hub.send(&session, frame());
     hub.close(&session, CloseReason::ServerShuttingDown);
     assert!(hub.get(session.sid).is_some());
@@ -119,4 +129,68 @@ fn a_polling_session_closed_by_the_server_waits_to_tell_its_client() {
     hub.forget(&session);
     assert!(hub.get(session.sid).is_none());
     assert_eq!(hub.metrics.polling_sessions.get(), 0);
+}
+
+// === acknowledgements that clients owe ===
+
+type Heard = Arc<Mutex<Vec<Result<String, AckError>>>>;
+
+fn ask(hub: &Hub, session: &Arc<Session>, within: Duration, heard: &Heard) -> Option<u64> {
+    let heard = heard.clone();
+    let on_ack: OnAck = Box::new(move |answer| {
+        heard.lock().push(answer.map(|a| a.args.concat()));
+    });
+    let mut sent = None;
+    hub.ask(session, "/", within, on_ack, |id| sent = Some(id));
+    sent
+}
+
+fn acknowledge(hub: &Hub, session: &Session, id: &str) {
+    hub.acknowledge(session, "/", id, Payload::from(&["1"]));
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn an_acknowledgement_is_heard_once() {
+    let (hub, heard) = (hub(10_000), Heard::default());
+    let session = open(&hub, 1);
+    let id = ask(&hub, &session, MINUTE, &heard).unwrap().to_string();
+    for id in [&*id, &*id, "77"] {
+        acknowledge(&hub, &session, id);
+    }
+    assert_eq!(*heard.lock(), [Ok("1".to_owned())]);
+    assert_eq!(hub.metrics.acks_ignored.get(), 2);
+}
+
+#[test]
+fn an_acknowledgement_that_does_not_come_expires_and_a_late_one_is_ignored() {
+    let (hub, heard) = (hub(10_000), Heard::default());
+    let session = open(&hub, 1);
+    let id = ask(&hub, &session, Duration::ZERO, &heard).unwrap();
+    hub.sweep_if_due();
+    acknowledge(&hub, &session, &id.to_string());
+    assert_eq!(*heard.lock(), [Err(AckError::Timeout)]);
+}
+
+#[test]
+fn a_client_that_has_gone_owes_nothing() {
+    let (hub, heard) = (hub(10_000), Heard::default());
+    let session = open(&hub, 1);
+    ask(&hub, &session, MINUTE, &heard).unwrap();
+    hub.close(&session, CloseReason::TransportClose);
+    assert_eq!(ask(&hub, &session, MINUTE, &heard), None);
+    assert_eq!(*heard.lock(), [const { Err(AckError::Disconnected) }; 2]);
+}
+
+#[test]
+fn one_client_owes_so_many_acknowledgements_and_no_more() {
+    let (hub, heard) = (hub(10_000), Heard::default());
+    let session = open(&hub, 1);
+    for _ in 0..acks::ACKS_MAX {
+        assert!(ask(&hub, &session, MINUTE, &heard).is_some());
+    }
+    assert!(heard.lock().is_empty());
+    assert_eq!(ask(&hub, &session, MINUTE, &heard), None);
+    assert_eq!(*heard.lock(), [Err(AckError::TooMany)]);
 }

@@ -1,69 +1,87 @@
-//! One client's protocol state: what its packets mean, given those before. No transport, no clock: packets in, signals
+//! One client's Socket.IO state: what its packets mean, given those before. No transport, no clock: packets in, signals
 //! out; time is an argument.
-//!
-//! Revision 5 of Socket.IO over revision 4 of Engine.IO. The one namespace is `/`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use super::engineio::{self, PacketType};
+use super::engineio::Sid;
 use super::socketio::{self, Kind, Packet};
 
 /// How long the attachments of one packet may take to arrive.
 pub const ATTACHMENTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Namespaces that one connection may be in, or have left.
+pub const NAMESPACES_MAX: usize = 16;
 
 // === Connection ===
 
 /// What is known of one client. A packet that breaks the protocol ends the connection.
 #[derive(Debug)]
 pub struct Connection {
-    state: State,
+    namespaces: SmallVec<[Namespace; 1]>,
     /// Bound on a packet and all its attachments together.
     bytes_max: usize,
     /// A binary packet whose attachments are not complete.
     pending: Option<Box<Pending>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Has not asked for the namespace yet.
-    New,
-    Connected,
-    /// Has left the namespace, and may come back. Events on their way are dropped, not punished.
-    Left,
+/// A namespace that the client has joined.
+#[derive(Debug)]
+struct Namespace {
+    name: Cow<'static, str>,
+    /// The socket's public id.
+    id: Sid,
+    /// False once it was left: events on their way are dropped, not punished, and the client may come back.
+    is_joined: bool,
 }
 
-/// What a packet asks for.
+/// What a packet asks for. Namespaces are without their query.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Signal<'a> {
     /// Nothing to do.
     Nothing,
-    /// Join the namespace `/`.
-    Connect,
-    /// Refuse this namespace: there is none of that name.
-    UnknownNamespace(&'a str),
-    /// Leave the namespace; the connection stays.
-    Disconnect,
+    /// Join this namespace, or refuse it: the answer is [`Connection::join`], or none.
+    Connect {
+        namespace: &'a str,
+        /// What followed a `?` in its name: how clients of revision 4 pass arguments.
+        query: &'a str,
+        /// A JSON object.
+        auth: Option<&'a str>,
+    },
+    /// The client has left this namespace; the connection stays.
+    Disconnect { namespace: &'a str },
     /// An event: the JSON array of its name and arguments, and the id to acknowledge it with.
-    Event { data: &'a str, ack: Option<&'a str> },
-    /// The same with attachments, all of which have come; placeholders in `data` point to them.
-    BinaryEvent(Complete),
-    /// The client answers a ping.
-    Pong,
+    Event {
+        namespace: &'a str,
+        data: &'a str,
+        ack: Option<&'a str>,
+    },
+    /// The acknowledgement of an event of ours: the JSON array of its arguments.
+    Ack {
+        namespace: &'a str,
+        id: &'a str,
+        data: &'a str,
+    },
+    /// An event or an acknowledgement whose attachments have all come.
+    Complete(Box<Complete>),
 }
 
-/// A binary event with its attachments.
+/// A packet with its attachments; placeholders in `data` point to them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Complete {
+    /// Otherwise an acknowledgement.
+    pub is_event: bool,
+    pub namespace: String,
     pub data: String,
-    pub ack: Option<String>,
+    pub id: Option<String>,
     pub attachments: Vec<Bytes>,
 }
 
 #[derive(Debug)]
 struct Pending {
-    is_event: bool,
     complete: Complete,
     due: usize,
     bytes: usize,
@@ -89,6 +107,8 @@ pub enum CloseReason {
     Overlap,
     /// The client did not read what waited for it.
     Slow,
+    /// The application ended it.
+    ForcedServerClose,
     /// The server stops.
     ServerShuttingDown,
 }
@@ -105,13 +125,14 @@ impl CloseReason {
             Self::ConnectTimeout => "connect_timeout",
             Self::Overlap => "overlap",
             Self::Slow => "slow",
+            Self::ForcedServerClose => "forced_server_close",
             Self::ServerShuttingDown => "server_shutting_down",
         }
     }
 
     /// Whether the client may still be told, and sent what waits for it.
     pub fn is_orderly(self) -> bool {
-        matches!(self, Self::ServerShuttingDown)
+        matches!(self, Self::ForcedServerClose | Self::ServerShuttingDown)
     }
 }
 
@@ -119,20 +140,55 @@ impl Connection {
     /// `bytes_max` bounds a packet and all its attachments together.
     pub fn new(bytes_max: usize) -> Self {
         Self {
-            state: State::New,
+            namespaces: SmallVec::new(),
             bytes_max,
             pending: None,
         }
     }
 
-    /// Whether the client has joined the namespace.
-    pub fn is_connected(&self) -> bool {
-        self.state == State::Connected
+    /// Whether the client has ever joined a namespace.
+    pub fn has_connected(&self) -> bool {
+        !self.namespaces.is_empty()
     }
 
-    /// Whether the client has ever asked for the namespace.
-    pub fn has_connected(&self) -> bool {
-        self.state != State::New
+    /// The public id of the client's socket in a namespace that it has joined.
+    pub fn socket_id(&self, namespace: &str) -> Option<Sid> {
+        let found = self.namespaces.iter().find(|n| n.name == namespace)?;
+        found.is_joined.then_some(found.id)
+    }
+
+    /// Lets the client into a namespace, with `id` as its public id there.
+    ///
+    /// # Errors
+    /// It is there already, which breaks the protocol; or it has been in [`NAMESPACES_MAX`] others.
+    pub fn join(&mut self, namespace: &str, id: Sid) -> Result<(), JoinError> {
+        if let Some(known) = self.namespaces.iter_mut().find(|n| n.name == namespace) {
+            if known.is_joined {
+                return Err(JoinError::Joined);
+            }
+            (known.id, known.is_joined) = (id, true);
+            return Ok(());
+        }
+        if self.namespaces.len() >= NAMESPACES_MAX {
+            return Err(JoinError::TooMany);
+        }
+        let name = match namespace {
+            "/" => Cow::Borrowed("/"),
+            other => Cow::Owned(other.to_owned()),
+        };
+        self.namespaces.push(Namespace {
+            name,
+            id,
+            is_joined: true,
+        });
+        Ok(())
+    }
+
+    /// Takes the client out of a namespace; false when it is not there.
+    pub fn leave(&mut self, namespace: &str) -> bool {
+        let mut joined = self.namespaces.iter_mut().filter(|n| n.is_joined);
+        let found = joined.find(|n| n.name == namespace);
+        found.map(|n| n.is_joined = false).is_some()
     }
 
     /// Whether attachments have been due for too long.
@@ -142,96 +198,56 @@ impl Connection {
             .is_some_and(|p| now.saturating_sub(p.since) > ATTACHMENTS_WITHIN)
     }
 
-    /// Takes a text packet, its Engine.IO type in front.
-    pub fn text<'a>(&mut self, packet: &'a str, now: Duration) -> Result<Signal<'a>, CloseReason> {
-        let (kind, rest) = packet.split_at_checked(1).ok_or(CloseReason::ParseError)?;
-        if kind == "b" {
-            return self.base64(rest);
+    /// Takes a packet: the text of an Engine.IO message.
+    pub fn message<'a>(&mut self, text: &'a str, now: Duration) -> Result<Signal<'a>, CloseReason> {
+        if self.pending.is_some() {
+            return Err(CloseReason::ParseError);
         }
-        match PacketType::from_digit(kind.as_bytes()[0]).ok_or(CloseReason::ParseError)? {
-            PacketType::Message if self.pending.is_some() => Err(CloseReason::ParseError),
-            PacketType::Message => {
-                let packet = socketio::parse(rest).map_err(|_| CloseReason::ParseError)?;
-                self.message(packet, now)
-            }
-            PacketType::Pong => Ok(Signal::Pong),
-            PacketType::Close => Err(CloseReason::TransportClose),
-            PacketType::Noop => Ok(Signal::Nothing),
-            // Heartbeats are the server's in this revision; the upgrade is the transport's.
-            PacketType::Open | PacketType::Ping | PacketType::Upgrade => {
-                Err(CloseReason::ParseError)
-            }
-        }
-    }
-
-    fn base64<'a>(&mut self, base64: &str) -> Result<Signal<'a>, CloseReason> {
-        let bytes = engineio::decode_binary(base64.as_bytes());
-        self.attachment(Bytes::from(bytes.map_err(|_| CloseReason::ParseError)?))
-    }
-
-    fn message<'a>(
-        &mut self,
-        packet: Packet<'a>,
-        now: Duration,
-    ) -> Result<Signal<'a>, CloseReason> {
-        // What follows a `?` is the namespace's query.
-        let namespace = packet.namespace.split('?').next().unwrap_or_default();
+        let packet = socketio::parse(text).map_err(|_| CloseReason::ParseError)?;
+        let (namespace, query) = packet
+            .namespace
+            .split_once('?')
+            .unwrap_or((packet.namespace, ""));
         if packet.kind == Kind::Connect {
-            return self.connect(namespace, packet.data);
+            let auth = packet.data.map(socketio::auth).transpose();
+            return Ok(Signal::Connect {
+                namespace,
+                query,
+                auth: auth.map_err(|_| CloseReason::ParseError)?,
+            });
         }
-        match self.state {
-            State::New => return Err(CloseReason::ParseError),
-            // Attachments follow a binary packet, and have to be dropped as well.
-            State::Left if namespace == "/" && packet.attachments == 0 => {
-                return Ok(Signal::Nothing);
-            }
-            _ if namespace != "/" => return Err(CloseReason::ParseError),
-            State::Connected | State::Left => {}
-        }
+        let known = self.namespaces.iter().find(|n| n.name == namespace);
+        let is_joined = known.ok_or(CloseReason::ParseError)?.is_joined;
         match packet.kind {
-            Kind::Event => {
-                let data = packet.data.ok_or(CloseReason::ParseError)?;
-                Ok(Signal::Event {
-                    data,
-                    ack: packet.id,
-                })
-            }
-            Kind::BinaryEvent | Kind::BinaryAck => self.await_attachments(packet, now),
-            Kind::Disconnect => {
-                self.state = State::Left;
-                Ok(Signal::Disconnect)
-            }
-            // This server asks for no acknowledgements, so whatever this one is for is over.
+            // Attachments follow a binary packet, and have to be dropped as well.
+            _ if !is_joined && packet.attachments == 0 => Ok(Signal::Nothing),
+            Kind::Event => Ok(Signal::Event {
+                namespace,
+                data: packet.data.ok_or(CloseReason::ParseError)?,
+                ack: packet.id,
+            }),
             Kind::Ack => {
-                let args = packet.data.map(socketio::ack_args).transpose();
-                args.map_err(|_| CloseReason::ParseError)?;
-                Ok(Signal::Nothing)
+                let data = packet.data.unwrap_or("[]");
+                socketio::ack_args(data).map_err(|_| CloseReason::ParseError)?;
+                Ok(packet.id.map_or(Signal::Nothing, |id| Signal::Ack {
+                    namespace,
+                    id,
+                    data,
+                }))
+            }
+            Kind::BinaryEvent | Kind::BinaryAck => self.await_attachments(packet, namespace, now),
+            Kind::Disconnect => {
+                self.leave(namespace);
+                Ok(Signal::Disconnect { namespace })
             }
             Kind::Connect | Kind::ConnectError => Err(CloseReason::ParseError),
-        }
-    }
-
-    fn connect<'a>(
-        &mut self,
-        namespace: &'a str,
-        data: Option<&str>,
-    ) -> Result<Signal<'a>, CloseReason> {
-        if let Some(data) = data {
-            socketio::auth(data).map_err(|_| CloseReason::ParseError)?;
-        }
-        match (namespace, self.state) {
-            ("/", State::Connected) => Err(CloseReason::ParseError),
-            ("/", State::New | State::Left) => {
-                self.state = State::Connected;
-                Ok(Signal::Connect)
-            }
-            (other, _) => Ok(Signal::UnknownNamespace(other)),
         }
     }
 
     fn await_attachments<'a>(
         &mut self,
         packet: Packet<'a>,
+        namespace: &str,
         now: Duration,
     ) -> Result<Signal<'a>, CloseReason> {
         let data = packet.data.ok_or(CloseReason::ParseError)?;
@@ -245,10 +261,11 @@ impl Connection {
             .and_then(|()| socketio::check_placeholders(data, packet.attachments))
             .map_err(|_| CloseReason::ParseError)?;
         self.pending = Some(Box::new(Pending {
-            is_event,
             complete: Complete {
+                is_event,
+                namespace: namespace.to_owned(),
                 data: data.to_owned(),
-                ack: packet.id.map(str::to_owned),
+                id: packet.id.map(str::to_owned),
                 attachments: Vec::with_capacity(packet.attachments),
             },
             due: packet.attachments,
@@ -259,11 +276,7 @@ impl Connection {
     }
 
     /// Takes a binary message: one attachment of the packet before.
-    pub fn binary<'a>(&mut self, payload: &[u8]) -> Result<Signal<'a>, CloseReason> {
-        self.attachment(Bytes::copy_from_slice(payload))
-    }
-
-    fn attachment<'a>(&mut self, payload: Bytes) -> Result<Signal<'a>, CloseReason> {
+    pub fn attachment<'a>(&mut self, payload: &[u8]) -> Result<Signal<'a>, CloseReason> {
         let Some(pending) = &mut self.pending else {
             return Err(CloseReason::ParseError);
         };
@@ -271,17 +284,25 @@ impl Connection {
         if pending.bytes > self.bytes_max {
             return Err(CloseReason::TooLarge);
         }
-        pending.complete.attachments.push(payload);
-        if pending.complete.attachments.len() < pending.due {
+        let attachments = &mut pending.complete.attachments;
+        attachments.push(Bytes::copy_from_slice(payload));
+        if attachments.len() < pending.due {
             return Ok(Signal::Nothing);
         }
-        match self.pending.take() {
-            Some(pending) if pending.is_event && self.is_connected() => {
-                Ok(Signal::BinaryEvent(pending.complete))
-            }
-            _ => Ok(Signal::Nothing),
-        }
+        let complete = self.pending.take().map(|pending| pending.complete);
+        // The namespace may have been left meanwhile.
+        let complete = complete.filter(|c| self.socket_id(&c.namespace).is_some());
+        Ok(complete.map_or(Signal::Nothing, |c| Signal::Complete(Box::new(c))))
     }
+}
+
+/// Why a client does not get into a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinError {
+    /// It is there: to ask again breaks the protocol.
+    Joined,
+    /// It has been in as many as it may.
+    TooMany,
 }
 
 #[cfg(test)]
@@ -291,168 +312,202 @@ mod tests {
     use super::*;
 
     const T0: Duration = Duration::ZERO;
+    const ID: Sid = Sid::new([7; 15]);
+
+    fn connect(namespace: &str) -> Signal<'_> {
+        Signal::Connect {
+            namespace,
+            query: "",
+            auth: None,
+        }
+    }
+
+    fn event(data: &str) -> Signal<'_> {
+        Signal::Event {
+            namespace: "/",
+            data,
+            ack: None,
+        }
+    }
 
     fn connected() -> Connection {
         let mut connection = Connection::new(1000);
-        assert_eq!(connection.text("40", T0), Ok(Signal::Connect));
+        assert_eq!(connection.message("0", T0), Ok(connect("/")));
+        connection.join("/", ID).unwrap();
         connection
     }
 
     #[test]
     fn connect_comes_first() {
         for packet in [
-            "42[\"a\"]",
-            "41",
-            "431[]",
-            "451-[\"a\",{\"_placeholder\":true,\"num\":0}]",
+            "2[\"a\"]",
+            "1",
+            "31[]",
+            "51-[\"a\",{\"_placeholder\":true,\"num\":0}]",
         ] {
             let mut connection = Connection::new(1000);
-            assert_eq!(
-                connection.text(packet, T0),
-                Err(CloseReason::ParseError),
-                "{packet}"
-            );
+            let closed = connection.message(packet, T0);
+            assert_eq!(closed, Err(CloseReason::ParseError), "{packet}");
         }
-        assert_eq!(Connection::new(1000).text("3", T0), Ok(Signal::Pong));
     }
 
     #[test]
-    fn a_second_connect_ends_the_connection() {
-        assert_eq!(connected().text("40", T0), Err(CloseReason::ParseError));
+    fn a_second_connect_breaks_the_protocol() {
+        assert_eq!(connected().join("/", ID), Err(JoinError::Joined));
     }
 
     #[test]
     fn connect_takes_an_object_only() {
+        let auth = Signal::Connect {
+            namespace: "/",
+            query: "",
+            auth: Some("{\"token\":1}"),
+        };
         for (packet, expected) in [
-            ("40{\"token\":1}", Ok(Signal::Connect)),
-            ("40[1]", Err(CloseReason::ParseError)),
-            ("40null", Err(CloseReason::ParseError)),
-            ("40\"x\"", Err(CloseReason::ParseError)),
+            ("0{\"token\":1}", Ok(auth)),
+            ("0[1]", Err(CloseReason::ParseError)),
+            ("0null", Err(CloseReason::ParseError)),
+            ("0\"x\"", Err(CloseReason::ParseError)),
         ] {
-            assert_eq!(Connection::new(1000).text(packet, T0), expected, "{packet}");
+            let signal = Connection::new(1000);
+            let mut signal = signal;
+            assert_eq!(signal.message(packet, T0), expected, "{packet}");
         }
     }
 
     #[test]
-    fn other_namespaces_are_refused_and_the_connection_stays() {
+    fn a_namespace_that_is_not_joined_takes_nothing() {
         let mut connection = connected();
-        assert_eq!(
-            connection.text("40/x,", T0),
-            Ok(Signal::UnknownNamespace("/x"))
-        );
-        assert_eq!(
-            connection.text("40/x?a=1,{}", T0),
-            Ok(Signal::UnknownNamespace("/x"))
-        );
-        assert_eq!(
-            connection.text("40/y", T0),
-            Ok(Signal::UnknownNamespace("/y"))
-        );
-        assert_eq!(
-            connection.text("42[\"a\"]", T0),
-            Ok(Signal::Event {
-                data: "[\"a\"]",
-                ack: None
-            })
-        );
-        assert_eq!(
-            connection.text("42/x,[\"a\"]", T0),
-            Err(CloseReason::ParseError)
-        );
+        assert_eq!(connection.message("0/x,", T0), Ok(connect("/x")));
+        let asked = Signal::Connect {
+            namespace: "/x",
+            query: "a=1",
+            auth: Some("{}"),
+        };
+        assert_eq!(connection.message("0/x?a=1,{}", T0), Ok(asked));
+        assert_eq!(connection.message("2[\"a\"]", T0), Ok(event("[\"a\"]")));
+        let closed = connection.message("2/x,[\"a\"]", T0);
+        assert_eq!(closed, Err(CloseReason::ParseError));
+    }
+
+    #[test]
+    fn namespaces_are_apart_and_bounded() {
+        let mut connection = connected();
+        for n in 1..NAMESPACES_MAX {
+            let id = Sid::new([u8::try_from(n).unwrap(); 15]);
+            assert_eq!(connection.join(&format!("/{n}"), id), Ok(()));
+            assert_eq!(connection.socket_id(&format!("/{n}")), Some(id));
+        }
+        assert_eq!(connection.join("/more", ID), Err(JoinError::TooMany));
+        assert!(connection.leave("/3") && !connection.leave("/3"));
+        assert_eq!(connection.socket_id("/3"), None);
+        assert_eq!(connection.socket_id("/"), Some(ID));
+        assert_eq!(connection.join("/more", ID), Err(JoinError::TooMany));
+        assert_eq!(connection.join("/3", ID), Ok(()));
     }
 
     #[test]
     fn events_after_leaving_are_dropped_and_one_may_come_back() {
         let mut connection = connected();
-        assert_eq!(connection.text("41", T0), Ok(Signal::Disconnect));
-        assert!(!connection.is_connected());
-        assert_eq!(connection.text("42[\"a\"]", T0), Ok(Signal::Nothing));
-        assert_eq!(connection.text("40", T0), Ok(Signal::Connect));
+        let left = Signal::Disconnect { namespace: "/" };
+        assert_eq!(connection.message("1", T0), Ok(left));
+        assert_eq!(connection.message("2[\"a\"]", T0), Ok(Signal::Nothing));
+        assert_eq!(connection.message("1", T0), Ok(Signal::Nothing));
+        assert_eq!(connection.message("0", T0), Ok(connect("/")));
+        assert_eq!(connection.join("/", ID), Ok(()));
+        assert_eq!(connection.message("2[\"a\"]", T0), Ok(event("[\"a\"]")));
     }
 
     #[test]
-    fn acks_nobody_asked_for_are_ignored() {
-        assert_eq!(connected().text("4399[]", T0), Ok(Signal::Nothing));
-        assert_eq!(connected().text("43[]", T0), Ok(Signal::Nothing));
-    }
-
-    #[test]
-    fn engine_packets_of_a_client() {
-        assert_eq!(connected().text("1", T0), Err(CloseReason::TransportClose));
-        assert_eq!(connected().text("6", T0), Ok(Signal::Nothing));
-        for packet in ["", "0", "2", "5", "7", "x", "é"] {
-            assert_eq!(
-                connected().text(packet, T0),
-                Err(CloseReason::ParseError),
-                "{packet}"
-            );
-        }
+    fn acks_name_what_they_answer() {
+        let ack = |id, data| Signal::Ack {
+            namespace: "/",
+            id,
+            data,
+        };
+        assert_eq!(connected().message("399[]", T0), Ok(ack("99", "[]")));
+        assert_eq!(connected().message("30[1]", T0), Ok(ack("0", "[1]")));
+        assert_eq!(connected().message("37", T0), Ok(ack("7", "[]")));
+        assert_eq!(connected().message("3[]", T0), Ok(Signal::Nothing));
+        let closed = connected().message("31{}", T0);
+        assert_eq!(closed, Err(CloseReason::ParseError));
     }
 
     const TWO: &str =
-        "452-7[\"e\",{\"_placeholder\":true,\"num\":1},{\"_placeholder\":true,\"num\":0}]";
+        "52-7[\"e\",{\"_placeholder\":true,\"num\":1},{\"_placeholder\":true,\"num\":0}]";
 
     #[test]
     fn attachments_complete_an_event() {
         let mut connection = connected();
-        assert_eq!(connection.text(TWO, T0), Ok(Signal::Nothing));
-        assert_eq!(connection.binary(b"a"), Ok(Signal::Nothing));
-        assert_eq!(
-            connection.text("3", T0),
-            Ok(Signal::Pong),
-            "heartbeats go on in between"
-        );
-        let Ok(Signal::BinaryEvent(complete)) = connection.text("bYg==", T0) else {
+        assert_eq!(connection.message(TWO, T0), Ok(Signal::Nothing));
+        assert_eq!(connection.attachment(b"a"), Ok(Signal::Nothing));
+        let Ok(Signal::Complete(complete)) = connection.attachment(b"b") else {
             panic!()
         };
-        assert_eq!(complete.ack.as_deref(), Some("7"));
+        assert!(complete.is_event);
+        assert_eq!(complete.namespace, "/");
+        assert_eq!(complete.id.as_deref(), Some("7"));
         assert_eq!(complete.attachments, [&b"a"[..], b"b"]);
-        assert_eq!(
-            connection.binary(b"c"),
-            Err(CloseReason::ParseError),
-            "none is due"
-        );
+        let none_due = connection.attachment(b"c");
+        assert_eq!(none_due, Err(CloseReason::ParseError));
     }
 
     #[test]
     fn a_text_message_between_attachments_ends_the_connection() {
         let mut connection = connected();
-        connection.text(TWO, T0).unwrap();
-        assert_eq!(
-            connection.text("42[\"a\"]", T0),
-            Err(CloseReason::ParseError)
-        );
+        connection.message(TWO, T0).unwrap();
+        let closed = connection.message("2[\"a\"]", T0);
+        assert_eq!(closed, Err(CloseReason::ParseError));
     }
 
     #[test]
     fn attachments_are_bounded_in_sum_and_in_time() {
-        let head = TWO.len() - "452-7".len();
+        let head = TWO.len() - "52-7".len();
         for (extra, expected) in [(0, Ok(Signal::Nothing)), (1, Err(CloseReason::TooLarge))] {
             let mut connection = Connection::new(head + 10);
-            connection.text("40", T0).unwrap();
-            connection.text(TWO, T0).unwrap();
-            assert_eq!(connection.binary(&vec![0; 10 + extra]), expected);
+            connection.join("/", ID).unwrap();
+            connection.message(TWO, T0).unwrap();
+            assert_eq!(connection.attachment(&vec![0; 10 + extra]), expected);
             assert!(!connection.is_overdue(ATTACHMENTS_WITHIN));
             assert!(connection.is_overdue(ATTACHMENTS_WITHIN + Duration::from_millis(1)));
         }
     }
 
     #[test]
-    fn a_binary_ack_is_swallowed_with_its_attachments() {
+    fn attachments_complete_an_ack() {
         let mut connection = connected();
-        let ack = "461-5[{\"_placeholder\":true,\"num\":0}]";
-        assert_eq!(connection.text(ack, T0), Ok(Signal::Nothing));
-        assert_eq!(connection.binary(b"x"), Ok(Signal::Nothing));
-        assert!(connection.text("42[\"a\"]", T0).is_ok());
+        let ack = "61-5[{\"_placeholder\":true,\"num\":0}]";
+        assert_eq!(connection.message(ack, T0), Ok(Signal::Nothing));
+        let Ok(Signal::Complete(complete)) = connection.attachment(b"x") else {
+            panic!()
+        };
+        assert!(!complete.is_event);
+        assert_eq!(complete.id.as_deref(), Some("5"));
+        assert!(connection.message("2[\"a\"]", T0).is_ok());
+    }
+
+    #[test]
+    fn what_is_complete_after_the_namespace_was_left_is_dropped() {
+        let mut connection = connected();
+        connection.message(TWO, T0).unwrap();
+        assert!(connection.leave("/"));
+        assert_eq!(connection.attachment(b"a"), Ok(Signal::Nothing));
+        assert_eq!(connection.attachment(b"b"), Ok(Signal::Nothing));
+        connection.message(TWO, T0).unwrap();
+        assert_eq!(connection.attachment(b"a"), Ok(Signal::Nothing));
+        assert_eq!(connection.attachment(b"b"), Ok(Signal::Nothing));
+        assert_eq!(connection.attachment(b"c"), Err(CloseReason::ParseError));
     }
 
     proptest! {
         #[test]
-        fn any_packets_are_survived(packets in prop::collection::vec("[0-6b]?[0-6]?[/a,0-9-]{0,4}[\\[\\]{}\"a,]{0,8}", 0..20)) {
+        fn any_packets_are_survived(packets in prop::collection::vec("[0-6]?[/a,0-9-]{0,4}[\\[\\]{}\"a,]{0,8}", 0..20)) {
             let mut connection = Connection::new(1000);
             for packet in &packets {
-                if connection.text(packet, T0).is_err() {
-                    break;
+                match connection.message(packet, T0) {
+                    Ok(Signal::Connect { namespace, .. }) => drop(connection.join(namespace, ID)),
+                    Ok(_) => {}
+                    Err(_) => break,
                 }
             }
         }

@@ -55,12 +55,12 @@ impl PacketType {
 
 /// Names a session and is its secret: who knows it can speak for the client. `Debug` does not tell
 /// it, `Display` does.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sid([u8; SID_BYTES]);
 
 impl Sid {
     /// From random bytes, which have to come from the system's source.
-    pub fn new(bytes: [u8; SID_BYTES]) -> Self {
+    pub const fn new(bytes: [u8; SID_BYTES]) -> Self {
         Self(bytes)
     }
 

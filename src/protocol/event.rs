@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::frame::Frame;
-use super::socketio::{self, ParseError};
+use super::socketio::{self, Payload};
 use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
 
@@ -21,17 +21,16 @@ pub enum ClientEvent<'a> {
 }
 
 impl<'a> ClientEvent<'a> {
-    /// Reads the JSON array of an event. Arguments beyond the first are ignored.
-    pub fn decode(data: &'a str) -> Result<Self, ParseError> {
-        let event = socketio::event(data)?;
-        let argument = event.args.first().copied().unwrap_or("null");
-        Ok(match &*event.name {
+    /// Arguments beyond the first are ignored.
+    pub fn new(name: &str, args: &[&'a str]) -> Self {
+        let argument = args.first().copied().unwrap_or("null");
+        match name {
             "joinRoom" => Self::JoinRoom(argument),
             "chatMessage" => Self::ChatMessage(argument),
             "typing" => Self::Typing(argument),
             "stopTyping" => Self::StopTyping(argument),
             _ => Self::Other,
-        })
+        }
     }
 }
 
@@ -82,7 +81,8 @@ pub fn ack_message(ack: &str, message: &Message) -> Frame {
 /// The acknowledgement `{status:"ok"}`.
 pub fn ack_ok(ack: &str) -> Frame {
     Frame::text(24 + ack.len(), |out| {
-        socketio::write_ack(out, "/", ack, &[br#"{"status":"ok"}"#]);
+        let payload = Payload::from(&[r#"{"status":"ok"}"#]);
+        socketio::write_ack(out, "/", ack, payload);
     })
 }
 
@@ -131,18 +131,6 @@ pub fn typing(is_typing: bool, sender: &str, receiver: &str, conversation: &str)
     })
 }
 
-/// The answer to CONNECT.
-pub fn connected(sid: &str) -> Frame {
-    Frame::text(40, |out| socketio::write_connect(out, "/", sid))
-}
-
-/// The refusal of a namespace that does not exist.
-pub fn invalid_namespace(namespace: &str) -> Frame {
-    Frame::text(48 + namespace.len(), |out| {
-        socketio::write_connect_error(out, namespace, "Invalid namespace", None);
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -156,25 +144,14 @@ mod tests {
 
     #[test]
     fn events_are_known_by_name_and_missing_arguments_are_null() {
-        assert_eq!(
-            ClientEvent::decode(r#"["joinRoom","a",1]"#),
-            Ok(ClientEvent::JoinRoom("\"a\""))
-        );
-        assert_eq!(
-            ClientEvent::decode(r#"["joinRoom"]"#),
-            Ok(ClientEvent::JoinRoom("null"))
-        );
-        assert_eq!(
-            ClientEvent::decode(r#"["chatMessage",{}]"#),
-            Ok(ClientEvent::ChatMessage("{}"))
-        );
-        assert_eq!(
-            ClientEvent::decode(r#"["newMessage",{}]"#),
-            Ok(ClientEvent::Other)
-        );
-        assert_eq!(ClientEvent::decode(r#"[7]"#), Ok(ClientEvent::Other));
-        assert!(ClientEvent::decode(r#"["connect"]"#).is_err());
-        assert!(ClientEvent::decode("{}").is_err());
+        let event = |name| ClientEvent::new(name, &["1", "2"]);
+        assert_eq!(event("joinRoom"), ClientEvent::JoinRoom("1"));
+        assert_eq!(event("chatMessage"), ClientEvent::ChatMessage("1"));
+        assert_eq!(event("typing"), ClientEvent::Typing("1"));
+        assert_eq!(event("stopTyping"), ClientEvent::StopTyping("1"));
+        assert_eq!(event("newMessage"), ClientEvent::Other);
+        let nothing = ClientEvent::new("joinRoom", &[]);
+        assert_eq!(nothing, ClientEvent::JoinRoom("null"));
     }
 
     #[test]
@@ -212,11 +189,6 @@ mod tests {
         assert_eq!(
             text(&typing(true, "\"a\"", "\"b\"", "\"c\"")),
             r#"42["typing",{"sender_id":"a","receiver_id":"b","conversation_id":"c"}]"#
-        );
-        assert_eq!(text(&connected("S")), r#"40{"sid":"S"}"#);
-        assert_eq!(
-            text(&invalid_namespace("/x")),
-            r#"44/x,{"message":"Invalid namespace"}"#
         );
     }
 }

@@ -10,5 +10,6 @@ pub mod connection;
 pub mod engineio;
 pub mod event;
 pub mod frame;
+pub mod incoming;
 pub mod socketio;
 pub mod websocket;

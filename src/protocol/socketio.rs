@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -262,6 +263,32 @@ fn unescape(raw: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
+/// Arguments of an event or of an ack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload<'a> {
+    /// Raw JSON each; placeholders in it point to the attachments.
+    pub args: &'a [&'a str],
+    /// At most [`ATTACHMENTS_MAX`].
+    pub attachments: &'a [Bytes],
+}
+
+impl Payload<'_> {
+    /// Bytes of the arguments and what separates them.
+    pub fn size(&self) -> usize {
+        self.args.iter().map(|arg| arg.len() + 1).sum()
+    }
+}
+
+impl<'a, const N: usize> From<&'a [&'a str; N]> for Payload<'a> {
+    /// Arguments without attachments.
+    fn from(args: &'a [&'a str; N]) -> Self {
+        Self {
+            args,
+            attachments: &[],
+        }
+    }
+}
+
 // === Placeholders ===
 
 /// Checks that every placeholder `{"_placeholder":true,"num":n}` in the data of a binary packet
@@ -373,58 +400,50 @@ pub fn write_disconnect(out: &mut Vec<u8>, namespace: &str) {
     write_start(out, Kind::Disconnect, None, namespace);
 }
 
-/// Appends an event; `id` asks for an ack, `args` are raw JSON.
+/// Appends an event; `id` asks for an ack. Its attachments have to follow at once.
 pub fn write_event(
     out: &mut Vec<u8>,
     namespace: &str,
     id: Option<u64>,
     name: &str,
-    args: &[&[u8]],
+    payload: Payload<'_>,
 ) {
-    write_event_head(out, namespace, id, name);
-    write_rest(out, args);
+    let kinds = (Kind::Event, Kind::BinaryEvent);
+    write_head(out, kinds, payload.attachments, namespace);
+    if let Some(id) = id {
+        out.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
+    }
+    out.push(b'[');
+    write_string(out, name);
+    for arg in payload.args {
+        out.push(b',');
+        out.extend_from_slice(arg.as_bytes());
+    }
+    out.push(b']');
 }
 
-/// Appends an event up to its name. `,` and raw JSON for each argument have to follow, and `]` in
-/// the end.
-pub fn write_event_head(out: &mut Vec<u8>, namespace: &str, id: Option<u64>, name: &str) {
-    write_start(out, Kind::Event, None, namespace);
-    write_name(out, id, name);
+/// Appends the answer to the event whose ack id that is, as the client wrote it. Its attachments have to follow at
+/// once.
+pub fn write_ack(out: &mut Vec<u8>, namespace: &str, id: &str, payload: Payload<'_>) {
+    let kinds = (Kind::Ack, Kind::BinaryAck);
+    write_head(out, kinds, payload.attachments, namespace);
+    out.extend_from_slice(id.as_bytes());
+    out.push(b'[');
+    for (n, arg) in payload.args.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(arg.as_bytes());
+    }
+    out.push(b']');
 }
 
-/// Appends an event with that many attachments, which have to follow it at once; their placeholders
-/// stand in `args`.
-pub fn write_binary_event(
-    out: &mut Vec<u8>,
-    attachments: usize,
-    namespace: &str,
-    id: Option<u64>,
-    name: &str,
-    args: &[&[u8]],
-) {
-    write_start(out, Kind::BinaryEvent, Some(attachments), namespace);
-    write_name(out, id, name);
-    write_rest(out, args);
-}
-
-/// Appends the answer to the event whose ack id that is, as the client wrote it; `args` are raw
-/// JSON.
-pub fn write_ack(out: &mut Vec<u8>, namespace: &str, id: &str, args: &[&[u8]]) {
-    write_start(out, Kind::Ack, None, namespace);
-    write_ack_args(out, id, args);
-}
-
-/// Appends an answer with that many attachments, which have to follow it at once; their
-/// placeholders stand in `args`.
-pub fn write_binary_ack(
-    out: &mut Vec<u8>,
-    attachments: usize,
-    namespace: &str,
-    id: &str,
-    args: &[&[u8]],
-) {
-    write_start(out, Kind::BinaryAck, Some(attachments), namespace);
-    write_ack_args(out, id, args);
+/// The first of the kinds without attachments, the second with some.
+fn write_head(out: &mut Vec<u8>, kinds: (Kind, Kind), attachments: &[Bytes], namespace: &str) {
+    match attachments.len() {
+        0 => write_start(out, kinds.0, None, namespace),
+        count => write_start(out, kinds.1, Some(count), namespace),
+    }
 }
 
 fn write_start(out: &mut Vec<u8>, kind: Kind, attachments: Option<usize>, namespace: &str) {
@@ -436,34 +455,6 @@ fn write_start(out: &mut Vec<u8>, kind: Kind, attachments: Option<usize>, namesp
     if namespace != "/" {
         out.extend_from_slice(namespace.as_bytes());
         out.push(b',');
-    }
-}
-
-fn write_name(out: &mut Vec<u8>, id: Option<u64>, name: &str) {
-    if let Some(id) = id {
-        out.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
-    }
-    out.push(b'[');
-    write_string(out, name);
-}
-
-/// The arguments behind a name, and the array's end.
-fn write_rest(out: &mut Vec<u8>, args: &[&[u8]]) {
-    for arg in args {
-        out.push(b',');
-        out.extend_from_slice(arg);
-    }
-    out.push(b']');
-}
-
-fn write_ack_args(out: &mut Vec<u8>, id: &str, args: &[&[u8]]) {
-    out.extend_from_slice(id.as_bytes());
-    out.push(b'[');
-    if let Some((first, rest)) = args.split_first() {
-        out.extend_from_slice(first);
-        write_rest(out, rest);
-    } else {
-        out.push(b']');
     }
 }
 
@@ -744,7 +735,7 @@ mod tests {
             write(&mut out);
             String::from_utf8(out).unwrap()
         };
-        let args: &[&[u8]] = &[b"{}", b"1"];
+        let args = &["{}", "1"][..];
         assert_eq!(
             written(&|out| write_connect(out, "/", "x\"")),
             r#"40{"sid":"x\""}"#
@@ -763,31 +754,20 @@ mod tests {
         );
         assert_eq!(written(&|out| write_disconnect(out, "/")), "41");
         assert_eq!(written(&|out| write_disconnect(out, "/ns")), "41/ns,");
+        let some = |attachments| Payload { args, attachments };
+        let (none, bytes) = (Payload::default(), [Bytes::new(), Bytes::new()]);
+        let event =
+            |namespace, id, payload| written(&|out| write_event(out, namespace, id, "a", payload));
+        assert_eq!(event("/", None, some(&[])), r#"42["a",{},1]"#);
+        assert_eq!(event("/ns", Some(0), none), r#"42/ns,0["a"]"#);
         assert_eq!(
-            written(&|out| write_event(out, "/", None, "a", args)),
-            r#"42["a",{},1]"#
-        );
-        assert_eq!(
-            written(&|out| write_event(out, "/ns", Some(0), "a", &[])),
-            r#"42/ns,0["a"]"#
-        );
-        assert_eq!(
-            written(&|out| write_event_head(out, "/", None, "a")),
-            r#"42["a""#
-        );
-        assert_eq!(
-            written(&|out| write_binary_event(out, 2, "/ns", Some(7), "a", args)),
+            event("/ns", Some(7), some(&bytes)),
             r#"452-/ns,7["a",{},1]"#
         );
-        assert_eq!(written(&|out| write_ack(out, "/", "0", &[])), "430[]");
-        assert_eq!(
-            written(&|out| write_ack(out, "/ns", "12", args)),
-            "43/ns,12[{},1]"
-        );
-        assert_eq!(
-            written(&|out| write_binary_ack(out, 1, "/", "3", args)),
-            "461-3[{},1]"
-        );
+        let ack = |namespace, id, payload| written(&|out| write_ack(out, namespace, id, payload));
+        assert_eq!(ack("/", "0", none), "430[]");
+        assert_eq!(ack("/ns", "12", some(&[])), "43/ns,12[{},1]");
+        assert_eq!(ack("/", "3", some(&bytes[..1])), "461-3[{},1]");
     }
 
     proptest! {
@@ -824,15 +804,12 @@ mod tests {
             prop_assume!(!RESERVED_NAMES.contains(&name.as_str()));
             let args: Vec<String> =
                 args.iter().map(|arg| serde_json::to_string(arg).unwrap()).collect();
-            let raw: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+            let raw: Vec<&str> = args.iter().map(String::as_str).collect();
+            let bytes = vec![Bytes::new(); attachments];
+            let payload = Payload { args: &raw, attachments: &bytes };
             let mut out = Vec::new();
-            let kind = if attachments == 0 {
-                write_event(&mut out, &namespace, id, &name, &raw);
-                Kind::Event
-            } else {
-                write_binary_event(&mut out, attachments, &namespace, id, &name, &raw);
-                Kind::BinaryEvent
-            };
+            write_event(&mut out, &namespace, id, &name, payload);
+            let kind = if attachments == 0 { Kind::Event } else { Kind::BinaryEvent };
             let text = String::from_utf8(out).unwrap();
             let packet = parse(text.strip_prefix('4').unwrap()).unwrap();
             prop_assert_eq!((packet.kind, packet.attachments), (kind, attachments));

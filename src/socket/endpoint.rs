@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fastwebsockets::upgrade;
 use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
@@ -14,17 +14,19 @@ use crate::http::query;
 use crate::http::reply::{self, Body, Reply};
 use crate::http::server::Slot;
 use crate::http::stack::is_allowed_origin;
-use crate::hub::session::{Link, Session};
+use crate::hub::session::{Handshake, Link, Session};
 use crate::protocol::engineio::{HandshakeError, Open, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
+use crate::protocol::incoming::Revision;
 use crate::socket::answer;
-use crate::socket::handler::{Handler, random};
+use crate::socket::engine::Engine;
 use crate::socket::polling::Polling;
-use crate::socket::websocket::{self, Socket};
+use crate::socket::random;
+use crate::socket::websocket::{self, Peer};
 
 /// Serves all requests below the Socket.IO path.
 pub struct Endpoint {
-    pub handler: Arc<Handler>,
+    pub engine: Arc<Engine>,
     pub options: Options,
     pub tasks: Tasks,
 }
@@ -43,7 +45,7 @@ pub struct Options {
 /// A request that passed the checks.
 enum Asked {
     /// Begin a session.
-    New,
+    New(Handshake),
     /// Go on with this one.
     Known(Arc<Session>),
 }
@@ -61,7 +63,7 @@ impl Endpoint {
         match (self.check(&request, wants_websocket), wants_websocket) {
             (Ok(asked), true) => self.websocket(request, asked),
             (Err(error), true) => answer::refuse_websocket(error),
-            (Ok(Asked::New), false) => self.begin_polling(),
+            (Ok(Asked::New(handshake)), false) => self.begin_polling(handshake).await,
             (Ok(Asked::Known(session)), false) => self.poll(request, session).await,
             (Err(error), false) => answer::refuse_polling(error),
         }
@@ -87,31 +89,15 @@ impl Endpoint {
         {
             return Err(HandshakeError::BadRequest);
         }
-        let asked = match query::non_empty(query, "sid") {
-            Some(sid) => {
-                let sid = Sid::parse(&sid).ok_or(HandshakeError::SessionIdUnknown)?;
-                let session = self
-                    .handler
-                    .hub
-                    .get(sid)
-                    .ok_or(HandshakeError::SessionIdUnknown)?;
-                let on_polling = *session.link.lock() != Link::WebSocket;
-                let fits = match transport {
-                    Transport::Polling => on_polling && !wants_websocket,
-                    Transport::WebSocket => on_polling && wants_websocket,
-                };
-                if !fits {
-                    return Err(HandshakeError::BadRequest);
-                }
-                Asked::Known(session)
-            }
+        let known = match query::non_empty(query, "sid") {
+            Some(sid) => Some(self.known(&sid, transport, wants_websocket)?),
             None if request.method() != Method::GET => {
                 return Err(HandshakeError::BadHandshakeMethod);
             }
             None if (transport == Transport::WebSocket) != wants_websocket => {
                 return Err(HandshakeError::BadRequest);
             }
-            None => Asked::New,
+            None => None,
         };
         if !is_allowed_origin(request, &self.options.cors_origins) {
             return Err(HandshakeError::Forbidden);
@@ -120,38 +106,65 @@ impl Endpoint {
         if query::value(query, "j").is_some() {
             return Err(HandshakeError::BadRequest);
         }
-        match (&asked, query::value(query, "EIO").as_deref()) {
-            (_, Some("4")) | (Asked::Known(_), None) => Ok(asked),
-            _ => Err(HandshakeError::UnsupportedProtocolVersion),
+        let revision = match query::value(query, "EIO").as_deref() {
+            Some("4") => Some(Revision::V4),
+            None => None,
+            Some(_) => return Err(HandshakeError::UnsupportedProtocolVersion),
+        };
+        match (known, revision) {
+            (Some(session), _) => Ok(Asked::Known(session)),
+            (None, None) => Err(HandshakeError::UnsupportedProtocolVersion),
+            (None, Some(revision)) => Ok(Asked::New(Handshake {
+                revision,
+                query: query::without(query, RESERVED_KEYS).into(),
+            })),
+        }
+    }
+
+    /// The session of a request that names one.
+    fn known(
+        &self,
+        sid: &str,
+        transport: Transport,
+        wants_websocket: bool,
+    ) -> Result<Arc<Session>, HandshakeError> {
+        let session = Sid::parse(sid).and_then(|sid| self.engine.hub.get(sid));
+        let session = session.ok_or(HandshakeError::SessionIdUnknown)?;
+        let on_polling = *session.link.lock() != Link::WebSocket;
+        if on_polling && (transport == Transport::WebSocket) == wants_websocket {
+            Ok(session)
+        } else {
+            Err(HandshakeError::BadRequest)
         }
     }
 
     // --- polling ---
 
-    fn begin_polling(&self) -> Reply {
-        let sid = Sid::new(random::<SID_BYTES>());
+    /// The first answer, with what the application says right away.
+    async fn begin_polling(&self, handshake: Handshake) -> Reply {
         let link = Link::Polling {
             get: false,
             post: false,
             probing: false,
         };
-        self.handler.hub.open(sid, link);
-        self.handler.metrics.handshakes_polling.inc();
-        let mut body = Vec::with_capacity(160);
-        self.open_packet(sid, &["websocket"]).write(&mut body);
-        answer::packets(body)
+        let session = self.begin(link, handshake);
+        self.engine.metrics.handshakes_polling.inc();
+        self.polling().get(session).await
     }
 
     async fn poll(&self, request: Request<Body>, session: Arc<Session>) -> Reply {
-        let polling = Polling {
-            handler: &self.handler,
-            payload_bytes_max: self.options.payload_bytes_max,
-        };
         match *request.method() {
-            Method::GET => polling.get(session).await,
-            Method::POST => polling.post(session, request).await,
+            Method::GET => self.polling().get(session).await,
+            Method::POST => self.polling().post(session, request).await,
             // The session survives; the reference server answers so.
             _ => reply::empty(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    fn polling(&self) -> Polling<'_> {
+        Polling {
+            engine: &self.engine,
+            payload_bytes_max: self.options.payload_bytes_max,
         }
     }
 
@@ -178,29 +191,36 @@ impl Endpoint {
             return answer::refuse_websocket(HandshakeError::BadRequest);
         };
         let (session, is_probe) = match asked {
-            Asked::New => (self.begin_websocket(), false),
+            Asked::New(handshake) => (self.begin_websocket(handshake), false),
             Asked::Known(session) => (session, true),
         };
-        let socket = Socket::new(
-            session,
-            self.handler.clone(),
-            self.options.payload_bytes_max,
-        );
+        let peer = Peer::new(session, self.engine.clone(), self.options.payload_bytes_max);
         let upgrade_timeout = is_probe.then_some(self.options.upgrade_timeout);
         let tasks = self.tasks.clone();
-        let run = websocket::run(upgraded, socket, upgrade_timeout, slot, tasks);
+        let run = websocket::run(upgraded, peer, upgrade_timeout, slot, tasks);
         self.tasks.spawn("websocket upgrade", run);
         response.map(reply::boxed)
     }
 
-    fn begin_websocket(&self) -> Arc<Session> {
+    fn begin_websocket(&self, handshake: Handshake) -> Arc<Session> {
+        let session = self.begin(Link::WebSocket, handshake);
+        self.engine.metrics.handshakes_websocket.inc();
+        session
+    }
+
+    // --- both ---
+
+    /// Begins a session, with its handshake queued to the client.
+    fn begin(&self, link: Link, handshake: Handshake) -> Arc<Session> {
         let sid = Sid::new(random::<SID_BYTES>());
-        let session = self.handler.hub.open(sid, Link::WebSocket);
-        self.handler.metrics.handshakes_websocket.inc();
-        self.handler.hub.send(
-            &session,
-            Frame::text(160, |out| self.open_packet(sid, &[]).write(out)),
-        );
+        let upgrades: &[&str] = match link {
+            Link::Polling { .. } => &["websocket"],
+            Link::WebSocket => &[],
+        };
+        let session = self.engine.hub.open(sid, link, handshake);
+        let packet = |out: &mut Vec<u8>| self.open_packet(sid, upgrades).write(out);
+        self.engine.hub.send(&session, Frame::text(160, packet));
+        self.engine.messages.open(&session);
         session
     }
 
@@ -241,6 +261,9 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     };
     has(UPGRADE, "websocket") && has(CONNECTION, "upgrade")
 }
+
+/// Query keys that are Engine.IO's own.
+const RESERVED_KEYS: &[&str] = &["EIO", "transport", "sid", "t", "b64", "j"];
 
 /// Bytes of `Sec-WebSocket-Key`, as RFC 6455 has it.
 const WEBSOCKET_KEY_BYTES: usize = 16;

@@ -17,7 +17,7 @@ use crate::protocol::connection::CloseReason;
 use crate::protocol::engineio::{self, HandshakeError, PAYLOAD_PACKETS_MAX, Polled};
 use crate::protocol::frame::Frame;
 use crate::socket::answer::{self, refuse_polling};
-use crate::socket::handler::Handler;
+use crate::socket::engine::Engine;
 
 /// How long a GET that arrives during an upgrade is held before it is sent away empty: the upgrade's last packet may
 /// be on its way on the other connection, and then this GET is to be refused.
@@ -28,7 +28,7 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// The two requests of a polling session.
 pub struct Polling<'a> {
-    pub handler: &'a Handler,
+    pub engine: &'a Engine,
     pub payload_bytes_max: usize,
 }
 
@@ -60,7 +60,7 @@ impl Polling<'_> {
             }
         };
         let mut held = Held {
-            handler: self.handler,
+            engine: self.engine,
             session: &session,
             is_answered: false,
         };
@@ -79,7 +79,7 @@ impl Polling<'_> {
             Answer::Noop => answer::packets("6"),
             Answer::Moved => refuse_polling(HandshakeError::BadRequest),
             Answer::Closed => {
-                self.handler.hub.forget(&session);
+                self.engine.hub.forget(&session);
                 // A client that said goodbye itself is let go; any other is told.
                 let by_client = session.closed() == Some(CloseReason::TransportClose);
                 answer::packets(if by_client { "6" } else { "1" })
@@ -89,7 +89,7 @@ impl Polling<'_> {
 
     /// Two requests of a kind at once end the session: the first is told, the second refused.
     fn overlap(&self, session: &Arc<Session>) -> Reply {
-        self.handler.hub.close(session, CloseReason::Overlap);
+        self.engine.hub.close(session, CloseReason::Overlap);
         refuse_polling(HandshakeError::BadRequest)
     }
 
@@ -111,22 +111,20 @@ impl Polling<'_> {
             return refuse_polling(HandshakeError::SessionIdUnknown);
         }
         if is_binary(&request) {
-            self.handler.hub.close(&session, CloseReason::ParseError);
+            self.engine.hub.close(&session, CloseReason::ParseError);
             return refuse_polling(HandshakeError::BadRequest);
         }
         match self.collect(request).await {
             Ok(mut body) => {
                 if let Err(reason) = self.receive(&session, &mut body) {
-                    self.handler.hub.close(&session, reason);
+                    self.engine.hub.close(&session, reason);
                 }
                 reply::reply(StatusCode::OK, "text/html", "ok")
             }
             // The session stays: the client may send less.
             Err(CollectError::TooLarge) => reply::empty(StatusCode::PAYLOAD_TOO_LARGE),
             Err(CollectError::Broken) => {
-                self.handler
-                    .hub
-                    .close(&session, CloseReason::TransportError);
+                self.engine.hub.close(&session, CloseReason::TransportError);
                 refuse_polling(HandshakeError::BadRequest)
             }
         }
@@ -141,9 +139,9 @@ impl Polling<'_> {
             match packet.map_err(|_| CloseReason::ParseError)? {
                 Polled::Text(text) => {
                     let text = str::from_utf8(text).map_err(|_| CloseReason::ParseError)?;
-                    self.handler.text(session, text)?;
+                    self.engine.text(session, text)?;
                 }
-                Polled::Binary(payload) => self.handler.binary(session, &payload)?,
+                Polled::Binary(payload) => self.engine.binary(session, &payload)?,
             }
         }
         Ok(())
@@ -204,7 +202,7 @@ async fn wait(session: &Session, was_probing: bool) -> Answer {
 
 /// A GET that waits. Dropped without an answer, its client has gone, and the session with it.
 struct Held<'a> {
-    handler: &'a Handler,
+    engine: &'a Engine,
     session: &'a Arc<Session>,
     is_answered: bool,
 }
@@ -212,7 +210,7 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.handler
+            self.engine
                 .hub
                 .close(self.session, CloseReason::TransportClose);
         }

@@ -13,6 +13,7 @@
 
 pub mod accounting;
 pub mod client;
+pub mod echo;
 pub mod history;
 pub mod http;
 pub mod packet;

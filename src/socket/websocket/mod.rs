@@ -24,7 +24,7 @@ use crate::hub::outbox::Taken;
 use crate::hub::session::Session;
 use crate::protocol::connection::CloseReason;
 use crate::protocol::websocket::{Decoder, Event, Opcode, Step, close_frame, write_frame};
-use crate::socket::handler::Handler;
+use crate::socket::engine::Engine;
 
 /// Read at once, at most.
 const READ_BYTES: usize = 64 << 10;
@@ -43,20 +43,20 @@ thread_local! {
     static WRITE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_BYTES));
 }
 
-// === Socket ===
+// === Peer ===
 
 /// What a connection's task works with, before there is a stream.
-pub struct Socket {
+pub struct Peer {
     session: Arc<Session>,
-    handler: Arc<Handler>,
+    engine: Arc<Engine>,
     message_bytes_max: usize,
 }
 
-impl Socket {
-    pub fn new(session: Arc<Session>, handler: Arc<Handler>, message_bytes_max: usize) -> Self {
+impl Peer {
+    pub fn new(session: Arc<Session>, engine: Arc<Engine>, message_bytes_max: usize) -> Self {
         Self {
             session,
-            handler,
+            engine,
             message_bytes_max,
         }
     }
@@ -66,12 +66,12 @@ impl Socket {
 /// of a polling session, and has so long to take it over; failing leaves polling as it was.
 pub async fn run(
     upgraded: UpgradeFut,
-    socket: Socket,
+    peer: Peer,
     upgrade_timeout: Option<Duration>,
     slot: Option<Slot>,
     tasks: Tasks,
 ) {
-    if let Some(wire) = open(upgraded, socket, upgrade_timeout).await {
+    if let Some(wire) = open(upgraded, peer, upgrade_timeout).await {
         // In a task of its own, which has no more room than an open connection needs: most of them are idle.
         tasks.spawn("websocket", wire.run(slot));
     }
@@ -80,30 +80,22 @@ pub async fn run(
 /// Takes the connection over from hyper, and the session over from polling; `None` when there is nothing to go on with.
 ///
 /// What hyper had read ahead is handled here and let go: it would hold on to a buffer of 8 KiB.
-async fn open(
-    upgraded: UpgradeFut,
-    socket: Socket,
-    upgrade_timeout: Option<Duration>,
-) -> Option<Wire> {
+async fn open(upgraded: UpgradeFut, peer: Peer, upgrade_timeout: Option<Duration>) -> Option<Wire> {
     let Some((stream, received)) = raw_stream(upgraded).await else {
         if upgrade_timeout.is_none() {
-            socket
-                .handler
+            peer.engine
                 .hub
-                .close(&socket.session, CloseReason::TransportError);
+                .close(&peer.session, CloseReason::TransportError);
         }
         return None;
     };
-    let mut wire = Wire::new(stream, socket, upgrade_timeout.is_some());
+    let mut wire = Wire::new(stream, peer, upgrade_timeout.is_some());
     let begun = wire.begin(received);
     if let Some(limit) = upgrade_timeout {
         return Box::pin(wire.probe(begun, limit)).await.then_some(wire);
     }
     if let Err(end) = begun {
-        wire.socket
-            .handler
-            .hub
-            .close(&wire.socket.session, end.reason);
+        wire.peer.engine.hub.close(&wire.peer.session, end.reason);
         Box::pin(wire.finish(end.close_code)).await;
         return None;
     }
@@ -144,7 +136,7 @@ impl From<CloseReason> for End {
 
 struct Wire {
     stream: TcpStream,
-    socket: Socket,
+    peer: Peer,
     decoder: Decoder,
     /// The beginning of a frame that is not complete.
     partial: Vec<u8>,
@@ -160,10 +152,10 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(stream: TcpStream, socket: Socket, is_probe: bool) -> Self {
+    fn new(stream: TcpStream, peer: Peer, is_probe: bool) -> Self {
         Self {
             stream,
-            socket,
+            peer,
             decoder: Decoder::new(),
             partial: Vec::new(),
             needed: 0,
@@ -185,10 +177,7 @@ impl Wire {
 
     async fn run(mut self, _slot: Option<Slot>) {
         let end = poll_fn(|cx| self.poll_open(cx)).await;
-        self.socket
-            .handler
-            .hub
-            .close(&self.socket.session, end.reason);
+        self.peer.engine.hub.close(&self.peer.session, end.reason);
         // Boxed, so that the many connections that are not closing do not carry room for it.
         Box::pin(self.finish(end.close_code)).await;
     }
@@ -205,7 +194,7 @@ impl Wire {
             // A peer that does not read is not read either, before its queue is full.
             let is_pressed = is_writing
                 && (self.unsent.len() - self.sent > UNSENT_BYTES_MAX
-                    || self.socket.session.outbox.is_pressed());
+                    || self.peer.session.outbox.is_pressed());
             if is_pressed {
                 return Poll::Pending;
             }
@@ -226,7 +215,7 @@ impl Wire {
                 // A session that ends must not wait for a peer that does not read.
                 Poll::Pending => {
                     return self
-                        .socket
+                        .peer
                         .session
                         .outbox
                         .poll_end(cx)
@@ -245,7 +234,7 @@ impl Wire {
         let reason = match taken {
             Taken::Overflowed => CloseReason::Slow,
             Taken::Closed | Taken::Frames => self
-                .socket
+                .peer
                 .session
                 .closed()
                 .unwrap_or(CloseReason::TransportClose),
@@ -273,7 +262,7 @@ impl Wire {
     fn poll_outbox(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<(), End>> {
         buffer.clear();
         let mut frames = 0;
-        let taken = self.socket.session.outbox.poll_take(cx, |frame| {
+        let taken = self.peer.session.outbox.poll_take(cx, |frame| {
             let fits = buffer.is_empty() || buffer.len() + frame.len() <= WRITE_BYTES;
             if fits {
                 buffer.extend_from_slice(frame.websocket());
@@ -285,7 +274,7 @@ impl Wire {
             Taken::Frames => {}
             over => return Poll::Ready(Err(self.end(over))),
         }
-        let metrics = &self.socket.handler.metrics;
+        let metrics = &self.peer.engine.metrics;
         metrics.frames_written.inc_by(frames);
         metrics.socket_writes.inc();
         let written = match Pin::new(&mut self.stream).poll_write(cx, buffer) {
@@ -370,7 +359,7 @@ impl Wire {
         loop {
             // Taken out for the call, since an event borrows the decoder while it is handled.
             let mut decoder = std::mem::take(&mut self.decoder);
-            let step = decoder.decode(&mut input[consumed..], self.socket.message_bytes_max);
+            let step = decoder.decode(&mut input[consumed..], self.peer.message_bytes_max);
             let done = match step {
                 Ok(Step::Incomplete { needed }) => {
                     self.needed = needed;
@@ -410,10 +399,10 @@ impl Wire {
                 if self.is_probe {
                     return self.probe_packet(packet);
                 }
-                self.socket.handler.text(&self.socket.session, packet)?;
+                self.peer.engine.text(&self.peer.session, packet)?;
             }
             Event::Binary(_) if self.is_probe => return Err(CloseReason::ParseError.into()),
-            Event::Binary(payload) => self.socket.handler.binary(&self.socket.session, payload)?,
+            Event::Binary(payload) => self.peer.engine.binary(&self.peer.session, payload)?,
             Event::Ping(payload) => write_frame(&mut self.unsent, Opcode::Pong, payload),
             Event::Pong => {}
             Event::Close(code) => {

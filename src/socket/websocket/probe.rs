@@ -26,16 +26,13 @@ impl Wire {
         };
         if self.is_probe {
             if self.has_probed
-                && let Link::Polling { probing, .. } = &mut *self.socket.session.link.lock()
+                && let Link::Polling { probing, .. } = &mut *self.peer.session.link.lock()
             {
                 *probing = false;
             }
         } else {
             // It broke in the very bytes that made it the session's transport.
-            self.socket
-                .handler
-                .hub
-                .close(&self.socket.session, end.reason);
+            self.peer.engine.hub.close(&self.peer.session, end.reason);
         }
         self.finish(end.close_code).await;
         false
@@ -48,7 +45,7 @@ impl Wire {
     }
 
     pub(super) fn probe_packet(&mut self, packet: &str) -> Result<(), End> {
-        let session = &self.socket.session;
+        let session = &self.peer.session;
         match packet {
             "2probe" => {
                 match &mut *session.link.lock() {
@@ -62,7 +59,7 @@ impl Wire {
                 session.outbox.wake();
                 Ok(())
             }
-            "5" if !self.is_second() && self.socket.handler.hub.upgrade(session) => {
+            "5" if !self.is_second() && self.peer.engine.hub.upgrade(session) => {
                 self.is_probe = false;
                 session.outbox.wake();
                 Ok(())
@@ -73,7 +70,7 @@ impl Wire {
 
     /// Whether another connection is upgrading the session.
     fn is_second(&self) -> bool {
-        let link = self.socket.session.link.lock();
+        let link = self.peer.session.link.lock();
         !self.has_probed && matches!(*link, Link::Polling { probing: true, .. })
     }
 }

@@ -1,10 +1,8 @@
-//! What each packet of a client does: one synchronous function, from bytes to a bounded queue.
-//!
-//! A socket's packets are handled in the order sent, on the task that read them; nothing here waits.
+//! What the chat does with its clients' events: one synchronous function each, from bytes to a bounded queue.
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::value::RawValue;
 
@@ -15,12 +13,11 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
-use crate::protocol::connection::{CloseReason, Signal};
-use crate::protocol::engineio::{SID_BYTES, Sid};
 use crate::protocol::event::{self, ClientEvent, Typing};
+use crate::socket::namespaces::{Application, Connect, ConnectError, Event, Socket};
 
-/// What clients' events do. Shared by all connections.
-pub struct Handler {
+/// The chat. Shared by all connections.
+pub struct Chat {
     pub hub: Arc<Hub>,
     pub publisher: Arc<Publisher>,
     pub ids: Arc<MessageIdMaker>,
@@ -35,72 +32,39 @@ pub struct Rates {
     pub typing: u32,
 }
 
-impl Handler {
-    /// Takes a text packet, its Engine.IO type in front. `Err`: the session is to be closed.
-    pub fn text(&self, session: &Arc<Session>, packet: &str) -> Result<(), CloseReason> {
-        let now = self.hub.now();
-        let signal = session.connection.lock().text(packet, now)?;
-        self.act(session, signal, now)
-    }
-
-    /// Takes a binary message: an attachment.
-    pub fn binary(&self, session: &Arc<Session>, payload: &[u8]) -> Result<(), CloseReason> {
-        let signal = session.connection.lock().binary(payload)?;
-        self.act(session, signal, self.hub.now())
-    }
-
-    fn act(
-        &self,
-        session: &Arc<Session>,
-        signal: Signal<'_>,
-        now: Duration,
-    ) -> Result<(), CloseReason> {
-        match signal {
-            Signal::Nothing => {}
-            Signal::Pong => session.pong(now),
-            Signal::Connect => self.connect(session),
-            Signal::UnknownNamespace(namespace) => {
-                self.hub.send(session, event::invalid_namespace(namespace));
-            }
-            Signal::Disconnect => self.hub.leave_all(session),
-            Signal::Event { data, ack } => return self.event(session, data, ack, now),
-            // The chat has no binary fields: a placeholder where a string is due is refused like any other object.
-            Signal::BinaryEvent(complete) => {
-                return self.event(session, &complete.data, complete.ack.as_deref(), now);
-            }
+impl Application for Chat {
+    /// There is one namespace.
+    fn admit(&self, connect: &Connect<'_>) -> Result<(), ConnectError> {
+        match connect.namespace {
+            "/" => Ok(()),
+            _ => Err(ConnectError::INVALID_NAMESPACE),
         }
-        Ok(())
     }
 
-    fn connect(&self, session: &Arc<Session>) {
-        // The id of a socket is public, so it must not tell the session's: it is random on its own.
-        let id = Sid::new(random::<SID_BYTES>());
-        self.hub.send(session, event::connected(&id.to_string()));
-    }
-
-    fn event(
-        &self,
-        session: &Arc<Session>,
-        data: &str,
-        ack: Option<&str>,
-        now: Duration,
-    ) -> Result<(), CloseReason> {
-        match ClientEvent::decode(data).map_err(|_| CloseReason::ParseError)? {
-            ClientEvent::ChatMessage(json) => self.chat_message(session, json, ack, now),
+    /// The chat has no binary fields: a placeholder where a string is due is refused like any other object.
+    fn event(&self, socket: &Socket<'_>, event: &Event<'_>) {
+        let (session, ack) = (socket.session, event.ack);
+        match ClientEvent::new(event.name, event.payload.args) {
+            ClientEvent::ChatMessage(json) => self.chat_message(session, json, ack),
             ClientEvent::JoinRoom(json) => self.join_room(session, json, ack),
-            ClientEvent::Typing(json) => self.typing(session, true, json, now),
-            ClientEvent::StopTyping(json) => self.typing(session, false, json, now),
+            ClientEvent::Typing(json) => self.typing(session, true, json),
+            ClientEvent::StopTyping(json) => self.typing(session, false, json),
             ClientEvent::Other => {
                 self.metrics.events_ignored.inc();
             }
         }
-        Ok(())
     }
 
-    fn chat_message(&self, session: &Arc<Session>, json: &str, ack: Option<&str>, now: Duration) {
+    fn left(&self, socket: &Socket<'_>) {
+        self.hub.leave_all(socket.session);
+    }
+}
+
+impl Chat {
+    fn chat_message(&self, session: &Arc<Session>, json: &str, ack: Option<&str>) {
         let refused = match Draft::parse(json) {
             Err(refused) => refused,
-            Ok(draft) => match self.submit(session, &draft, ack, now) {
+            Ok(draft) => match self.submit(session, &draft, ack) {
                 Ok(()) => return,
                 Err(rejection) => {
                     let client_message_id = draft.client_message_id().map(str::to_owned);
@@ -127,9 +91,8 @@ impl Handler {
         session: &Arc<Session>,
         draft: &Draft<'_>,
         ack: Option<&str>,
-        now: Duration,
     ) -> Result<(), Rejection> {
-        if !session.allow_message(now, self.rates.messages) {
+        if !session.allow_message(self.hub.now(), self.rates.messages) {
             return Err(Rejection::RateLimited);
         }
         let unix_ms = unix_ms();
@@ -169,8 +132,8 @@ impl Handler {
     }
 
     /// Typing is volatile: what is malformed, too frequent or in the way of messages is dropped and counted.
-    fn typing(&self, session: &Arc<Session>, is_typing: bool, json: &str, now: Duration) {
-        let allowed = session.allow_typing(now, self.rates.typing);
+    fn typing(&self, session: &Arc<Session>, is_typing: bool, json: &str) {
+        let allowed = session.allow_typing(self.hub.now(), self.rates.typing);
         let relayed = allowed
             .then(|| self.relay_typing(session, is_typing, json))
             .flatten();
@@ -217,11 +180,4 @@ pub fn unix_ms() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Bytes from the operating system's random source.
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
-    bytes
 }

@@ -1,0 +1,50 @@
+//! Engine.IO: sessions that carry messages, whatever the messages mean.
+
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::hub::session::Session;
+use crate::metrics::Metrics;
+use crate::protocol::connection::CloseReason;
+use crate::protocol::frame::Frame;
+use crate::protocol::incoming::{Incoming, incoming};
+
+/// What the messages of a session mean. They come in the order sent, on the task that read them: nothing
+/// here may wait. `Err`: the session is to be closed.
+pub trait Messages: Send + Sync {
+    /// A session has begun. What is queued here goes out right behind the handshake.
+    fn open(&self, session: &Arc<Session>);
+    fn text(&self, session: &Arc<Session>, message: &str) -> Result<(), CloseReason>;
+    fn binary(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason>;
+}
+
+/// All sessions of one endpoint.
+pub struct Engine {
+    pub hub: Arc<Hub>,
+    pub metrics: Arc<Metrics>,
+    pub messages: Box<dyn Messages>,
+}
+
+impl Engine {
+    /// Takes a text packet, its type in front. `Err`: the session is to be closed.
+    pub fn text(&self, session: &Arc<Session>, packet: &str) -> Result<(), CloseReason> {
+        let packet = incoming(packet, session.handshake.revision);
+        match packet.map_err(|_| CloseReason::ParseError)? {
+            Incoming::Message(text) => return self.messages.text(session, text),
+            Incoming::Binary(payload) => return self.messages.binary(session, &payload),
+            Incoming::Ping => {
+                session.heard(self.hub.now());
+                self.hub.send(session, Frame::pong());
+            }
+            Incoming::Pong => session.heard(self.hub.now()),
+            Incoming::Close => return Err(CloseReason::TransportClose),
+            Incoming::Noop => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a binary message. `Err`: the session is to be closed.
+    pub fn binary(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason> {
+        self.messages.binary(session, message)
+    }
+}

@@ -1,0 +1,310 @@
+//! Socket.IO over Engine.IO: namespaces, events and acknowledgements both ways, as an interface for applications.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::hub::Hub;
+use crate::hub::acks::AckError;
+use crate::hub::session::Session;
+use crate::protocol::connection::{CloseReason, Complete, JoinError, Signal};
+use crate::protocol::engineio::{SID_BYTES, Sid};
+use crate::protocol::frame::Frame;
+use crate::protocol::socketio::{self, EventArgs, Payload};
+use crate::socket::engine::Messages;
+use crate::socket::random;
+
+// === Application ===
+
+/// What an application does with its sockets. A socket's events come in the order sent, on the task that read them:
+/// nothing here may wait.
+pub trait Application: Send + Sync {
+    /// Whether a client may join a namespace.
+    fn admit(&self, connect: &Connect<'_>) -> Result<(), ConnectError>;
+
+    /// A client has joined: it has been told so.
+    fn connected(&self, _socket: &Socket<'_>, _connect: &Connect<'_>) {}
+
+    /// A client has sent an event.
+    fn event(&self, socket: &Socket<'_>, event: &Event<'_>);
+
+    /// A client has left the namespace; its connection stays. Not called when the connection ends.
+    fn left(&self, _socket: &Socket<'_>) {}
+}
+
+/// A client's wish to join a namespace.
+#[derive(Clone, Copy)]
+pub struct Connect<'a> {
+    pub session: &'a Session,
+    pub namespace: &'a str,
+    /// The namespace's own query: how clients of revision 4 pass arguments.
+    pub query: &'a str,
+    /// A JSON object.
+    pub auth: Option<&'a str>,
+}
+
+/// Why a client may not join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectError {
+    pub message: Cow<'static, str>,
+    /// JSON, for the application's own clients.
+    pub data: Option<Cow<'static, str>>,
+}
+
+impl ConnectError {
+    /// There is no namespace of that name.
+    pub const INVALID_NAMESPACE: Self = Self::new("Invalid namespace");
+    /// The connection has been in as many namespaces as it may.
+    const TOO_MANY: Self = Self::new("Too many namespaces");
+
+    pub const fn new(message: &'static str) -> Self {
+        Self {
+            message: Cow::Borrowed(message),
+            data: None,
+        }
+    }
+}
+
+/// An event of a client.
+#[derive(Debug)]
+pub struct Event<'a> {
+    pub name: &'a str,
+    pub payload: Payload<'a>,
+    /// What to acknowledge it with, once, when the client asked for that.
+    pub ack: Option<&'a str>,
+}
+
+// === Socket ===
+
+/// One client in one namespace.
+#[derive(Clone, Copy)]
+pub struct Socket<'a> {
+    pub hub: &'a Arc<Hub>,
+    pub session: &'a Arc<Session>,
+    pub namespace: &'a str,
+}
+
+impl Socket<'_> {
+    /// The socket's public id; `None` when it has left the namespace.
+    pub fn id(&self) -> Option<String> {
+        let id = self.session.connection.lock().socket_id(self.namespace);
+        id.map(|id| id.to_string())
+    }
+
+    /// Sends an event.
+    pub fn emit(&self, name: &str, payload: Payload<'_>) {
+        self.send_event(None, name, payload);
+    }
+
+    /// Sends an event and expects its acknowledgement: `on_ack` hears once, of the answer or that there is none.
+    pub fn ask(
+        &self,
+        name: &str,
+        payload: Payload<'_>,
+        within: Duration,
+        on_ack: impl FnOnce(&Socket<'_>, Result<Payload<'_>, AckError>) + Send + 'static,
+    ) {
+        let (hub, session) = (self.hub.clone(), self.session.clone());
+        let namespace: Box<str> = self.namespace.into();
+        let on_ack = move |answer: Result<Payload<'_>, AckError>| {
+            let socket = Socket {
+                hub: &hub,
+                session: &session,
+                namespace: &namespace,
+            };
+            on_ack(&socket, answer);
+        };
+        let send = |id| self.send_event(Some(id), name, payload);
+        self.hub
+            .ask(self.session, self.namespace, within, Box::new(on_ack), send);
+    }
+
+    /// Acknowledges a client's event.
+    pub fn acknowledge(&self, id: &str, payload: Payload<'_>) {
+        let head = Frame::text(payload.size() + 64, |out| {
+            socketio::write_ack(out, self.namespace, id, payload);
+        });
+        self.send(head, payload.attachments);
+    }
+
+    /// Takes the client out of the namespace, and tells it; it will not come back by itself.
+    pub fn disconnect(&self) {
+        if self.session.connection.lock().leave(self.namespace) {
+            let packet = |out: &mut Vec<u8>| socketio::write_disconnect(out, self.namespace);
+            self.hub.send(self.session, Frame::text(16, packet));
+            self.hub.give_up_acks(self.session, Some(self.namespace));
+        }
+    }
+
+    /// Ends the client's connection, in all namespaces, once what is queued has gone out. It may come back.
+    pub fn close(&self) {
+        self.hub.close(self.session, CloseReason::ForcedServerClose);
+    }
+
+    fn send_event(&self, id: Option<u64>, name: &str, payload: Payload<'_>) {
+        let head = Frame::text(payload.size() + name.len() + 64, |out| {
+            socketio::write_event(out, self.namespace, id, name, payload);
+        });
+        self.send(head, payload.attachments);
+    }
+
+    fn send(&self, head: Frame, attachments: &[Bytes]) {
+        let attachments = attachments.iter().map(|bytes| Frame::binary(bytes));
+        self.hub
+            .send_all(self.session, std::iter::once(head).chain(attachments));
+    }
+}
+
+// === Namespaces ===
+
+/// Brings clients' packets to an application.
+pub struct Namespaces<A> {
+    pub hub: Arc<Hub>,
+    pub application: A,
+}
+
+impl<A: Application> Messages for Namespaces<A> {
+    fn open(&self, _session: &Arc<Session>) {}
+
+    fn text(&self, session: &Arc<Session>, message: &str) -> Result<(), CloseReason> {
+        let signal = session.connection.lock().message(message, self.hub.now())?;
+        self.act(session, signal)
+    }
+
+    fn binary(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason> {
+        let signal = session.connection.lock().attachment(message)?;
+        self.act(session, signal)
+    }
+}
+
+impl<A: Application> Namespaces<A> {
+    fn act(&self, session: &Arc<Session>, signal: Signal<'_>) -> Result<(), CloseReason> {
+        let hub = &self.hub;
+        let socket = |namespace| Socket {
+            hub,
+            session,
+            namespace,
+        };
+        match signal {
+            Signal::Nothing => Ok(()),
+            Signal::Connect {
+                namespace,
+                query,
+                auth,
+            } => {
+                let connect = Connect {
+                    session,
+                    namespace,
+                    query,
+                    auth,
+                };
+                self.connect(&socket(namespace), &connect)
+            }
+            Signal::Disconnect { namespace } => {
+                hub.give_up_acks(session, Some(namespace));
+                self.application.left(&socket(namespace));
+                Ok(())
+            }
+            Signal::Event {
+                namespace,
+                data,
+                ack,
+            } => self.event(&socket(namespace), data, ack, &[]),
+            Signal::Ack {
+                namespace,
+                id,
+                data,
+            } => acknowledged(&socket(namespace), id, data, &[]),
+            Signal::Complete(complete) => {
+                let Complete {
+                    is_event,
+                    namespace,
+                    data,
+                    id,
+                    attachments,
+                } = &*complete;
+                let socket = socket(namespace);
+                match (is_event, id.as_deref()) {
+                    (true, ack) => self.event(&socket, data, ack, attachments),
+                    (false, Some(id)) => acknowledged(&socket, id, data, attachments),
+                    (false, None) => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn connect(&self, socket: &Socket<'_>, connect: &Connect<'_>) -> Result<(), CloseReason> {
+        let Socket {
+            session, namespace, ..
+        } = *socket;
+        let joined = match self.application.admit(connect) {
+            Err(error) => Err(error),
+            // The id of a socket is public, so it must not tell the session's: it is random on its own.
+            Ok(()) => {
+                let id = Sid::new(random::<SID_BYTES>());
+                match session.connection.lock().join(namespace, id) {
+                    Ok(()) => Ok(id),
+                    Err(JoinError::Joined) => return Err(CloseReason::ParseError),
+                    Err(JoinError::TooMany) => Err(ConnectError::TOO_MANY),
+                }
+            }
+        };
+        match joined {
+            Ok(id) => {
+                let id = id.to_string();
+                let packet = |out: &mut Vec<u8>| socketio::write_connect(out, namespace, &id);
+                self.hub
+                    .send(session, Frame::text(40 + namespace.len(), packet));
+                self.application.connected(socket, connect);
+            }
+            Err(ConnectError { message, data }) => {
+                let packet = |out: &mut Vec<u8>| {
+                    socketio::write_connect_error(out, namespace, &message, data.as_deref());
+                };
+                self.hub
+                    .send(session, Frame::text(48 + namespace.len(), packet));
+            }
+        }
+        Ok(())
+    }
+
+    fn event(
+        &self,
+        socket: &Socket<'_>,
+        data: &str,
+        ack: Option<&str>,
+        attachments: &[Bytes],
+    ) -> Result<(), CloseReason> {
+        let EventArgs { name, args } =
+            socketio::event(data).map_err(|_| CloseReason::ParseError)?;
+        let event = Event {
+            name: &name,
+            payload: Payload {
+                args: &args,
+                attachments,
+            },
+            ack,
+        };
+        self.application.event(socket, &event);
+        Ok(())
+    }
+}
+
+fn acknowledged(
+    socket: &Socket<'_>,
+    id: &str,
+    data: &str,
+    attachments: &[Bytes],
+) -> Result<(), CloseReason> {
+    let args = socketio::ack_args(data).map_err(|_| CloseReason::ParseError)?;
+    let payload = Payload {
+        args: &args,
+        attachments,
+    };
+    socket
+        .hub
+        .acknowledge(socket.session, socket.namespace, id, payload);
+    Ok(())
+}
