@@ -2,8 +2,8 @@
 //! both ways.
 //!
 //! Packets are read where they lie; only base64 is decoded into memory of its own, smaller than its
-//! text. Revision 3 frames its payloads in another way and has no place here; packet types, sids
-//! and errors are the same for both.
+//! text. Packet types, sids, `open` and errors are those of revision 3 as well; what it does in
+//! another way is in [`super::engineio_v3`].
 
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +15,28 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
 
 use super::frame::Frame;
+
+// === Revision ===
+
+/// The revision of the protocol, which the handshake's `EIO` names for the whole session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revision {
+    /// With Socket.IO revision 4: JavaScript clients 1.x and 2.x, Java 1.x, python-socketio 4.
+    V3,
+    /// With Socket.IO revision 5: all clients since.
+    V4,
+}
+
+impl Revision {
+    /// From the value of `EIO`; `None` for anything but `3` and `4`.
+    pub fn parse(eio: &str) -> Option<Self> {
+        match eio {
+            "3" => Some(Self::V3),
+            "4" => Some(Self::V4),
+            _ => None,
+        }
+    }
+}
 
 // === PacketType ===
 
@@ -145,7 +167,8 @@ impl HandshakeError {
 
 // === Open ===
 
-/// The server's first packet: the session and what the client has to keep to.
+/// The server's first packet: the session and what the client has to keep to. The same for both
+/// revisions; clients of revision 3 do not look at `maxPayload`.
 #[derive(Clone, Debug)]
 pub struct Open<'a> {
     pub sid: Sid,
@@ -234,6 +257,13 @@ pub enum PayloadError {
     InvalidUtf8,
     #[error("a binary message is not base64")]
     InvalidBase64,
+    /// Revision 3 only, as are those below.
+    #[error("a packet's length is missing, no number or not that of what follows")]
+    InvalidLength,
+    #[error("a binary packet is not a message")]
+    BinaryType,
+    #[error("too many packets")]
+    TooManyPackets,
 }
 
 fn polled(packet: &mut [u8]) -> Result<Polled<'_>, PayloadError> {
@@ -275,7 +305,8 @@ pub fn write_payload<'a>(out: &mut Vec<u8>, frames: impl IntoIterator<Item = &'a
     count
 }
 
-fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends standard base64, padded: four characters for each three bytes begun.
+pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
     STANDARD
@@ -334,6 +365,15 @@ mod tests {
 
     fn text(text: &str) -> Seen {
         Seen::Text(text.into())
+    }
+
+    #[test]
+    fn revisions_are_three_and_four() {
+        assert_eq!(Revision::parse("3"), Some(Revision::V3));
+        assert_eq!(Revision::parse("4"), Some(Revision::V4));
+        for wrong in ["", "2", "5", "04", "4 ", "44"] {
+            assert_eq!(Revision::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -8,8 +8,12 @@
 
 pub mod connection;
 pub mod engineio;
+pub mod engineio_v3;
 pub mod event;
 pub mod frame;
 pub mod incoming;
+pub mod jsonp;
+pub mod msgpack;
 pub mod socketio;
+pub mod socketio_v4;
 pub mod websocket;

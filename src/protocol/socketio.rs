@@ -4,7 +4,8 @@
 //! JSON goes through raw: arguments are checked to be JSON and handed on as they were written, so
 //! key order, long numbers and lone surrogate escapes survive. Reading never recurses, however deep
 //! the client nests; whoever parses an argument further has to bound its depth. Which namespaces
-//! exist, and which packet may come when, is not known here.
+//! exist, and which packet may come when, is not known here. What revision 4 writes in another way
+//! is in [`super::socketio_v4`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -255,7 +256,7 @@ fn event_name(raw: &str) -> Result<Cow<'_, str>, ParseError> {
 }
 
 /// The text of a JSON string with its quotes; `None` if it is not Unicode.
-fn unescape(raw: &str) -> Option<Cow<'_, str>> {
+pub(super) fn unescape(raw: &str) -> Option<Cow<'_, str>> {
     let text = &raw[1..raw.len() - 1];
     if memchr::memchr(b'\\', text.as_bytes()).is_none() {
         return Some(Cow::Borrowed(text));
@@ -308,17 +309,15 @@ pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), ParseErr
         match json.as_bytes()[at] {
             b'{' => open.push(Object::default()),
             b'}' => {
-                if open
-                    .pop()
-                    .is_some_and(|object| object.is_placeholder && !object.is_num_valid)
-                {
+                let object = open.pop().unwrap_or_default();
+                if object.is_placeholder && object.num.is_none_or(|num| num >= attachments) {
                     return Err(ParseError::Placeholder);
                 }
             }
             _ => {
                 let end = string_end(json, at);
                 if let (Some(value), Some(object)) = (value_of_key(&json[end..]), open.last_mut()) {
-                    object.note(&json[at..end], value, attachments);
+                    object.note(&json[at..end], value);
                 }
                 at = end;
                 continue;
@@ -331,22 +330,22 @@ pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), ParseErr
 
 /// What is known of an object that is not closed yet. Of a key that comes twice, the last one
 /// counts.
-#[derive(Clone, Copy, Default)]
-struct Object {
-    is_placeholder: bool,
-    is_num_valid: bool,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Object {
+    pub is_placeholder: bool,
+    /// The attachment that it names, if it is a placeholder.
+    pub num: Option<usize>,
 }
 
 impl Object {
     /// Takes note of a key, with its quotes, and of the text where its value starts.
-    fn note(&mut self, key: &str, value: &str, attachments: usize) {
+    pub fn note(&mut self, key: &str, value: &str) {
         match unescape(key).as_deref() {
             Some("_placeholder") => self.is_placeholder = value.starts_with("true"),
             Some("num") => {
                 let (digits, behind) = split_digits(value);
                 let is_integer = !behind.starts_with(['.', 'e', 'E']);
-                let number = digits.parse::<usize>();
-                self.is_num_valid = is_integer && number.is_ok_and(|number| number < attachments);
+                self.num = digits.parse().ok().filter(|_| is_integer);
             }
             _ => {}
         }
@@ -354,7 +353,7 @@ impl Object {
 }
 
 /// Behind the closing quote of the string that starts at `start`, in valid JSON.
-fn string_end(json: &str, start: usize) -> usize {
+pub(super) fn string_end(json: &str, start: usize) -> usize {
     let bytes = json.as_bytes();
     let mut at = start + 1;
     while let Some(found) = memchr::memchr2(b'"', b'\\', &bytes[at.min(bytes.len())..]) {
@@ -368,7 +367,7 @@ fn string_end(json: &str, start: usize) -> usize {
 }
 
 /// If what follows a string makes it a key: the text from its value on.
-fn value_of_key(behind: &str) -> Option<&str> {
+pub(super) fn value_of_key(behind: &str) -> Option<&str> {
     let value = behind.trim_ascii_start().strip_prefix(':')?;
     Some(value.trim_ascii_start())
 }
@@ -446,7 +445,12 @@ fn write_head(out: &mut Vec<u8>, kinds: (Kind, Kind), attachments: &[Bytes], nam
     }
 }
 
-fn write_start(out: &mut Vec<u8>, kind: Kind, attachments: Option<usize>, namespace: &str) {
+pub(super) fn write_start(
+    out: &mut Vec<u8>,
+    kind: Kind,
+    attachments: Option<usize>,
+    namespace: &str,
+) {
     out.extend_from_slice(&[ENGINE_MESSAGE, kind.digit()]);
     if let Some(attachments) = attachments {
         out.extend_from_slice(itoa::Buffer::new().format(attachments).as_bytes());
@@ -458,7 +462,7 @@ fn write_start(out: &mut Vec<u8>, kind: Kind, attachments: Option<usize>, namesp
     }
 }
 
-fn write_string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a string can be written to memory");
 }
 
