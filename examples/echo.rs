@@ -20,12 +20,13 @@ use chat_svc::hub::session::{Link, Session};
 use chat_svc::hub::{Hub, HubLimits};
 use chat_svc::metrics::Metrics;
 use chat_svc::protocol::connection::CloseReason;
+use chat_svc::protocol::engineio::Revision;
 use chat_svc::protocol::frame::Frame;
-use chat_svc::protocol::incoming::Revision;
 use chat_svc::protocol::socketio::Payload;
 use chat_svc::protocol::websocket::{
     Decoder, Event as Received, Opcode, Step, close_frame, write_frame,
 };
+use chat_svc::socket::client_files::ClientFiles;
 use chat_svc::socket::endpoint::{Endpoint, Options};
 use chat_svc::socket::engine::{Engine, Messages};
 use chat_svc::socket::namespaces::{Application, Connect, ConnectError, Event, Namespaces, Socket};
@@ -82,8 +83,8 @@ async fn main() -> std::io::Result<()> {
         let (bare, namespaces, tasks) = (bare.clone(), namespaces.clone(), spawner.clone());
         async move {
             Ok::<_, Infallible>(match request.uri().path() {
-                path if path.starts_with("/engine.io/") => bare.serve(request).await,
-                path if path.starts_with("/socket.io/") => namespaces.serve(request).await,
+                path if path.starts_with("/engine.io/") => bare.serve("", request).await,
+                path if path.starts_with("/socket.io/") => namespaces.serve("", request).await,
                 "/echo" => plain(request, &tasks),
                 _ => Error::NOT_FOUND.reply(),
             })
@@ -93,6 +94,7 @@ async fn main() -> std::io::Result<()> {
         metrics: metrics.clone(),
         socket_path: "/socket.io/".into(),
         cors_origins: Vec::new(),
+        cors_credentials: false,
         body_idle_timeout: Duration::from_secs(30),
     };
     let server = Server {
@@ -147,10 +149,17 @@ fn endpoint(
         upgrade_timeout: Duration::from_secs(10),
         payload_bytes_max: MESSAGE_BYTES_MAX,
         cors_origins: Vec::new(),
+        polling: true,
+        websocket: true,
+        upgrades: true,
+        revision_3: true,
+        jsonp: true,
+        cookie: None,
     };
     Arc::new(Endpoint {
         engine: Arc::new(engine),
         options,
+        client_files: ClientFiles::default(),
         tasks: tasks.clone(),
     })
 }

@@ -6,6 +6,12 @@ use std::time::Duration;
 
 use clap::Parser;
 
+mod engine;
+mod parse;
+
+pub use engine::{EngineConfig, Transport};
+use parse::millis;
+
 /// A chat server for unchanged Socket.IO clients: log first, durable, fast.
 ///
 /// Every option can also be given as the environment variable named in brackets, or in a file `.env` in the working
@@ -41,6 +47,11 @@ pub struct Config {
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
+    /// Whether such origins may send cookies; not set: those of CORS_ORIGINS may. `true` without CORS_ORIGINS lets any
+    /// page act with its visitor's cookies
+    #[arg(long, env = "CORS_CREDENTIALS")]
+    pub cors_credentials: Option<bool>,
+
     /// Threads that run connections; 0 takes one per core
     #[arg(long, env = "WORKER_THREADS", default_value_t = 0)]
     pub worker_threads: usize,
@@ -75,35 +86,6 @@ pub struct Config {
     /// Time in which brokers and store must be reached at start (ms)
     #[arg(long = "start-timeout-ms", value_name = "MS", env = "START_TIMEOUT_MS", default_value = "30000", value_parser = millis, help_heading = "Starting")]
     pub start_timeout: Duration,
-}
-
-/// Engine.IO and Socket.IO, by the reference server's names.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Engine.IO and Socket.IO")]
-pub struct EngineConfig {
-    /// Path of Socket.IO
-    #[arg(long, env = "SOCKET_PATH", default_value = "/socket.io/")]
-    pub socket_path: String,
-
-    /// Time between two pings (ms)
-    #[arg(long = "ping-interval-ms", value_name = "MS", env = "PING_INTERVAL_MS", default_value = "25000", value_parser = millis)]
-    pub ping_interval: Duration,
-
-    /// Time a client has to answer a ping (ms)
-    #[arg(long = "ping-timeout-ms", value_name = "MS", env = "PING_TIMEOUT_MS", default_value = "20000", value_parser = millis)]
-    pub ping_timeout: Duration,
-
-    /// Time a client has to CONNECT to a namespace (ms)
-    #[arg(long = "connect-timeout-ms", value_name = "MS", env = "CONNECT_TIMEOUT_MS", default_value = "45000", value_parser = millis)]
-    pub connect_timeout: Duration,
-
-    /// Time an upgrade to websocket may take (ms)
-    #[arg(long = "upgrade-timeout-ms", value_name = "MS", env = "UPGRADE_TIMEOUT_MS", default_value = "10000", value_parser = millis)]
-    pub upgrade_timeout: Duration,
-
-    /// Largest message of a client, and largest polling body (bytes)
-    #[arg(long = "max-payload", env = "MAX_PAYLOAD", default_value_t = 1_000_000)]
-    pub payload_bytes_max: usize,
 }
 
 /// Bounds on what clients can make grow.
@@ -303,6 +285,7 @@ impl Config {
         if limits.page_default > limits.page_max {
             return Err("PAGE_DEFAULT must not be above PAGE_MAX".into());
         }
+        self.engine.check()?;
         if limits.lane_bytes_max < self.engine.payload_bytes_max {
             return Err("LANE_BYTES_MAX must be at least MAX_PAYLOAD".into());
         }
@@ -471,13 +454,6 @@ impl Config {
             self.limits.lanes
         }
     }
-}
-
-fn millis(text: &str) -> Result<Duration, String> {
-    let ms: u64 = text
-        .parse()
-        .map_err(|_| "a whole number of milliseconds is needed".to_owned())?;
-    Ok(Duration::from_millis(ms))
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! Which request goes where: paths parsed into routes, and each route's handler.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::{Method, Request, StatusCode};
-use tower::Service;
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderValue, Method, Request, StatusCode};
+use tower::{Service, ServiceExt};
+use tower_http::compression::Compression;
+use tower_http::compression::predicate::SizeAbove;
 
 use crate::api::admin::Admin;
 use crate::api::files::Files;
@@ -21,13 +25,24 @@ use crate::socket::endpoint::Endpoint;
 /// What a request asks for. Path segments are raw: their escapes are decoded by the handler, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    Socket,
+    /// What follows the Socket.IO path.
+    Socket {
+        rest: &'a str,
+    },
     Page,
     Health,
-    History { conversation: &'a str },
-    ReportSpam { message: &'a str },
-    Upload { conversation: &'a str },
-    File { name: &'a str },
+    History {
+        conversation: &'a str,
+    },
+    ReportSpam {
+        message: &'a str,
+    },
+    Upload {
+        conversation: &'a str,
+    },
+    File {
+        name: &'a str,
+    },
 }
 
 /// Why there is no route.
@@ -41,8 +56,8 @@ pub enum RouteError {
 impl<'a> Route<'a> {
     /// The route of a path on the public port. `socket_path` begins and ends with a slash.
     pub fn parse(method: &Method, path: &'a str, socket_path: &str) -> Result<Self, RouteError> {
-        if path.starts_with(socket_path) {
-            return Ok(Self::Socket);
+        if let Some(rest) = path.strip_prefix(socket_path) {
+            return Ok(Self::Socket { rest });
         }
         let get = method == Method::GET || method == Method::HEAD;
         let (route, allowed, methods) = match path {
@@ -104,13 +119,15 @@ pub struct Parts {
     pub uploads: Uploads,
     pub files: Files,
     pub socket_path: String,
+    /// Whether polling answers are compressed.
+    pub compression: bool,
 }
 
 impl Parts {
     async fn answer(&self, request: Request<Body>) -> Reply {
         let uri = request.uri().clone();
         match Route::parse(request.method(), uri.path(), &self.socket_path) {
-            Ok(Route::Socket) => self.endpoint.serve(request).await,
+            Ok(Route::Socket { rest }) => self.socket(rest, request).await,
             Ok(Route::Page) => page::page(),
             Ok(Route::Health) => reply::json(StatusCode::OK, r#"{"status":"ok"}"#),
             Ok(Route::History { conversation }) => {
@@ -127,6 +144,39 @@ impl Parts {
         }
     }
 }
+
+impl Parts {
+    async fn socket(&self, rest: &str, request: Request<Body>) -> Reply {
+        let accepted = request.headers().get(ACCEPT_ENCODING).cloned();
+        let answer = self.endpoint.serve(rest, request).await;
+        match accepted {
+            Some(accepted) if self.compression => compress(accepted, answer).await,
+            _ => answer,
+        }
+    }
+}
+
+/// Compresses what is worth it, in a way that the client accepts.
+async fn compress(accepted: HeaderValue, answer: Reply) -> Reply {
+    let mut answer = Some(answer);
+    let service = tower::service_fn(move |_: Request<()>| {
+        let answer = answer.take().expect("a service that is called once");
+        ready(Ok::<_, Infallible>(answer))
+    });
+    let compression = Compression::new(service)
+        .gzip(true)
+        .deflate(true)
+        .compress_when(SizeAbove::new(COMPRESSED_FROM_BYTES));
+    let mut request = Request::new(());
+    request.headers_mut().insert(ACCEPT_ENCODING, accepted);
+    let answer = compression.oneshot(request).await;
+    answer
+        .unwrap_or_else(|never| match never {})
+        .map(reply::boxed)
+}
+
+/// As the reference server.
+const COMPRESSED_FROM_BYTES: u64 = 1024;
 
 impl Service<Request<Body>> for Router {
     type Response = Reply;
@@ -196,8 +246,8 @@ mod tests {
     fn every_path_of_the_contract_has_its_route() {
         assert_eq!(get("/"), Ok(Route::Page));
         assert_eq!(get("/health"), Ok(Route::Health));
-        assert_eq!(get("/socket.io/"), Ok(Route::Socket));
-        assert_eq!(post("/socket.io/x"), Ok(Route::Socket));
+        assert_eq!(get("/socket.io/"), Ok(Route::Socket { rest: "" }));
+        assert_eq!(post("/socket.io/x"), Ok(Route::Socket { rest: "x" }));
         assert_eq!(
             get("/api/chat/messages/a%3Ab"),
             Ok(Route::History {

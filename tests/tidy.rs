@@ -308,7 +308,10 @@ fn nothing_is_left_behind() {
 #[test]
 fn every_knob_stands_in_the_readme() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let config = fs::read_to_string(root.join("src/config.rs")).expect("src/config.rs");
+    let mut config = fs::read_to_string(root.join("src/config.rs")).expect("src/config.rs");
+    for file in fs::read_dir(root.join("src/config")).expect("src/config") {
+        config += &fs::read_to_string(file.unwrap().path()).unwrap();
+    }
     let readme = fs::read_to_string(root.join("README.md"))
         .expect("there is no README.md, so no knob of src/config.rs is explained to anybody");
     let knobs = knobs(&config);

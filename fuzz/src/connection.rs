@@ -9,8 +9,8 @@ use std::time::Duration;
 use chat_svc::protocol::connection::{
     ATTACHMENTS_WITHIN, CloseReason, Complete, Connection, NAMESPACES_MAX, Signal,
 };
-use chat_svc::protocol::engineio::Sid;
-use chat_svc::protocol::incoming::{Incoming, Revision, incoming};
+use chat_svc::protocol::engineio::{Revision, Sid};
+use chat_svc::protocol::incoming::{Incoming, incoming};
 use chat_svc::protocol::socketio::{self, ATTACHMENTS_MAX};
 
 const BYTES_MAX: [usize; 4] = [1000, 0, 60, 100_000];

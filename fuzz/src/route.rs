@@ -51,7 +51,7 @@ fn says_its_path(route: Route<'_>, path: &str) {
         }
     };
     match route {
-        Route::Socket => assert!(path.starts_with(SOCKET_PATH)),
+        Route::Socket { rest } => assert_eq!(path.strip_prefix(SOCKET_PATH), Some(rest)),
         Route::Page => assert_eq!(path, "/"),
         Route::Health => assert_eq!(path, "/health"),
         Route::History { conversation } => {

@@ -15,7 +15,7 @@ use crate::app::backends::{Backends, Log, SetupError, Told, setup};
 use crate::blobs::Blobs;
 use crate::chat::id::MessageIdMaker;
 use crate::chat::rejection::Rejection;
-use crate::config::Config;
+use crate::config::{Config, Transport};
 use crate::disk::FreeSpace;
 use crate::drain::{Drain, Stage, Tasks};
 use crate::history::{History, HistoryLimits, Origin};
@@ -30,6 +30,7 @@ use crate::pipeline::publish::{self, LaneLimits, Publisher};
 use crate::protocol::connection::CloseReason;
 use crate::router::{self, AdminRouter, Router};
 use crate::socket::chat::{Chat, Rates, unix_ms};
+use crate::socket::client_files::ClientFiles;
 use crate::socket::endpoint::{Endpoint, Options};
 use crate::socket::engine::Engine;
 use crate::socket::namespaces::Namespaces;
@@ -171,38 +172,10 @@ impl Core {
     }
 
     /// The handlers of the public port.
-    pub fn router(&self, config: &Config) -> Router {
+    pub fn router(&self, config: &Config) -> Result<Router, SetupError> {
         let ids = Arc::new(MessageIdMaker::new(random::<8>()));
         let (engine, limits) = (&config.engine, &config.limits);
-        let chat = Chat {
-            hub: self.hub.clone(),
-            publisher: self.publisher.clone(),
-            ids: ids.clone(),
-            metrics: self.metrics.clone(),
-            rates: Rates {
-                messages: limits.messages_per_second_max,
-                typing: limits.typing_per_second_max,
-            },
-        };
-        let sessions = Engine {
-            hub: self.hub.clone(),
-            metrics: self.metrics.clone(),
-            messages: Box::new(Namespaces {
-                hub: self.hub.clone(),
-                application: chat,
-            }),
-        };
-        let endpoint = Endpoint {
-            engine: Arc::new(sessions),
-            options: Options {
-                ping_interval: engine.ping_interval,
-                ping_timeout: engine.ping_timeout,
-                upgrade_timeout: engine.upgrade_timeout,
-                payload_bytes_max: engine.payload_bytes_max,
-                cors_origins: config.cors_origins.clone(),
-            },
-            tasks: self.clients.clone(),
-        };
+        let endpoint = self.endpoint(config, ids.clone())?;
         let messages = Messages {
             history: self.history.clone(),
             metrics: self.metrics.clone(),
@@ -232,10 +205,58 @@ impl Core {
             uploads,
             files,
             socket_path,
+            compression: engine.http_compression,
         };
-        Router {
+        Ok(Router {
             parts: Arc::new(parts),
-        }
+        })
+    }
+
+    /// Socket.IO with the chat on it.
+    fn endpoint(&self, config: &Config, ids: Arc<MessageIdMaker>) -> Result<Endpoint, SetupError> {
+        let client_files = match &config.engine.serve_client {
+            None => ClientFiles::default(),
+            Some(folder) => {
+                ClientFiles::read(folder).map_err(|error| setup("SERVE_CLIENT", &error))?
+            }
+        };
+        let (engine, limits) = (&config.engine, &config.limits);
+        let chat = Chat {
+            hub: self.hub.clone(),
+            publisher: self.publisher.clone(),
+            ids,
+            metrics: self.metrics.clone(),
+            rates: Rates {
+                messages: limits.messages_per_second_max,
+                typing: limits.typing_per_second_max,
+            },
+        };
+        let sessions = Engine {
+            hub: self.hub.clone(),
+            metrics: self.metrics.clone(),
+            messages: Box::new(Namespaces {
+                hub: self.hub.clone(),
+                application: chat,
+            }),
+        };
+        Ok(Endpoint {
+            engine: Arc::new(sessions),
+            options: Options {
+                ping_interval: engine.ping_interval,
+                ping_timeout: engine.ping_timeout,
+                upgrade_timeout: engine.upgrade_timeout,
+                payload_bytes_max: engine.payload_bytes_max,
+                cors_origins: config.cors_origins.clone(),
+                polling: engine.transports.contains(&Transport::Polling),
+                websocket: engine.transports.contains(&Transport::Websocket),
+                upgrades: engine.allow_upgrades,
+                revision_3: engine.allow_eio3,
+                jsonp: engine.allow_jsonp,
+                cookie: engine.cookie.clone(),
+            },
+            client_files,
+            tasks: self.clients.clone(),
+        })
     }
 
     /// The handlers of the admin listener.

@@ -61,13 +61,14 @@ impl App {
         let core = Core::open(&config).await?;
         core.start_movers(&config).await?;
         let slots = Slots::new(config.limits.connections_max, core.metrics.clone());
-        let router = core.router(&config);
+        let router = core.router(&config)?;
         let options = stack_options(&config, &core.metrics);
         core.serve(listener, stack(router, &options), slots, &config);
         let slots = Slots::new(ADMIN_CONNECTIONS_MAX, core.metrics.clone());
         // No browser of another origin has business there.
         let options = StackOptions {
             cors_origins: vec!["http://localhost".into()],
+            cors_credentials: false,
             ..options
         };
         core.serve(
@@ -143,6 +144,9 @@ fn stack_options(config: &Config, metrics: &Arc<Metrics>) -> StackOptions {
         metrics: metrics.clone(),
         socket_path: config.engine.socket_path.as_str().into(),
         cors_origins: config.cors_origins.clone(),
+        cors_credentials: config
+            .cors_credentials
+            .unwrap_or(!config.cors_origins.is_empty()),
         body_idle_timeout: config.limits.body_idle_timeout,
     }
 }

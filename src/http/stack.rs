@@ -35,8 +35,10 @@ pub struct StackOptions {
     pub metrics: Arc<Metrics>,
     /// Path prefix of Socket.IO, whose requests wait on purpose.
     pub socket_path: Arc<str>,
-    /// Origins that may use the service from a browser; none: any, without credentials.
+    /// Origins that may use the service from a browser; none: any.
     pub cors_origins: Vec<String>,
+    /// Whether those origins may send cookies.
+    pub cors_credentials: bool,
     /// How long a request's body may stand still.
     pub body_idle_timeout: Duration,
 }
@@ -51,6 +53,7 @@ where
         metrics,
         socket_path,
         cors_origins,
+        cors_credentials,
         body_idle_timeout,
     } = options.clone();
     let service = ServiceBuilder::new()
@@ -64,7 +67,7 @@ where
         // An origin that is not on the list gets no CORS header at all.
         .map_response(without_half_cors)
         // Outside of all that can refuse: a browser shows an error's body only if it carries these headers.
-        .layer(cors(&cors_origins))
+        .layer(cors(&cors_origins, cors_credentials))
         // No answer of ours is to be taken for another type than it says.
         .insert_response_header_if_not_present(
             X_CONTENT_TYPE_OPTIONS,
@@ -79,8 +82,9 @@ where
     BoxCloneSyncService::new(service)
 }
 
-/// Which browsers' origins may read answers. Without a list: any, but never with credentials.
-fn cors(origins: &[String]) -> CorsLayer {
+/// Which browsers' origins may read answers. Without a list: any; with credentials each is then named as it asks, since
+/// browsers take no `*` with them.
+fn cors(origins: &[String], credentials: bool) -> CorsLayer {
     let layer = CorsLayer::new()
         .allow_methods(AllowMethods::list([
             Method::GET,
@@ -97,14 +101,19 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_headers(AllowHeaders::mirror_request())
         .max_age(Duration::from_secs(600));
     if origins.is_empty() {
-        return layer.allow_origin(AllowOrigin::any());
+        return match credentials {
+            false => layer.allow_origin(AllowOrigin::any()),
+            true => layer
+                .allow_origin(AllowOrigin::mirror_request())
+                .allow_credentials(true),
+        };
     }
     let list = origins
         .iter()
         .filter_map(|origin| HeaderValue::from_str(origin).ok());
     layer
         .allow_origin(AllowOrigin::list(list))
-        .allow_credentials(true)
+        .allow_credentials(credentials)
 }
 
 /// The layer below withholds `Access-Control-Allow-Origin` from other origins, and only that: this takes the rest away.

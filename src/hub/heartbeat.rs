@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::protocol::engineio::Sid;
-use crate::protocol::incoming::Revision;
+use crate::protocol::engineio::{Revision, Sid};
 
 /// Deadlines of all sessions.
 pub struct Heartbeat {

@@ -71,6 +71,11 @@ impl Hub {
         }
     }
 
+    /// Bytes of a client's packet with its attachments.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.limits.payload_bytes_max
+    }
+
     /// The hub's clock: time since it was made.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
@@ -167,10 +172,10 @@ impl Hub {
         self.send_all(session, [frame]);
     }
 
-    /// As [`Hub::send`], with none of another between them.
+    /// As [`Hub::send`], for packets with their attachments behind them, and none of another between them.
     pub fn send_all(&self, session: &Arc<Session>, frames: impl IntoIterator<Item = Frame>) {
-        if session.outbox.push_all(frames).is_err() {
-            self.close(session, CloseReason::Slow);
+        if let Err(reason) = session.push(frames) {
+            self.close(session, reason);
         }
     }
 
@@ -178,7 +183,7 @@ impl Hub {
     pub fn broadcast(&self, rooms: &[&str], frame: impl FnOnce() -> Frame) {
         let mut make = Some(frame);
         let mut made = None;
-        let mut slow: Vec<Arc<Session>> = Vec::new();
+        let mut slow: Vec<(Arc<Session>, CloseReason)> = Vec::new();
         let mut pushed = 0;
         self.rooms.for_each(rooms, |session| {
             if let Some(make) = make.take() {
@@ -186,14 +191,14 @@ impl Hub {
             }
             let Some(frame) = &made else { return };
             pushed += 1;
-            if session.outbox.push(frame.clone()).is_err() {
-                slow.push(session.clone());
+            if let Err(reason) = session.push([frame.clone()]) {
+                slow.push((session.clone(), reason));
             }
         });
         self.metrics.pushes.inc_by(pushed);
         // Leaving the rooms takes the locks that `for_each` held.
-        for session in slow {
-            self.close(&session, CloseReason::Slow);
+        for (session, reason) in slow {
+            self.close(&session, reason);
         }
     }
 
@@ -215,7 +220,7 @@ impl Hub {
                 made = Some(make());
             }
             let Some(frame) = &made else { return };
-            match session.outbox.push_volatile(frame.clone()) {
+            match session.push_volatile(frame.clone()) {
                 true => relayed += 1,
                 false => dropped += 1,
             }

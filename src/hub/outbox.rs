@@ -69,6 +69,10 @@ impl Outbox {
         }
     }
 
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Queues a frame. On `Err` the queue has just been closed for being over its bound. Pushing to a closed queue
     /// does nothing.
     pub fn push(&self, frame: Frame) -> Result<(), Overflow> {

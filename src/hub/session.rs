@@ -1,17 +1,19 @@
 //! One client: its Engine.IO session, whichever transport carries it.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::chat::id::UserId;
 use crate::hub::acks::Acks;
-use crate::hub::outbox::Outbox;
+use crate::hub::outbox::{Outbox, Overflow};
 use crate::protocol::connection::{CloseReason, Connection};
-use crate::protocol::engineio::Sid;
-use crate::protocol::incoming::Revision;
+use crate::protocol::engineio::{Revision, Sid};
+use crate::protocol::frame::Frame;
+use crate::protocol::{jsonp, msgpack};
 use crate::throttle::Throttle;
 
 /// A client's session. Lives as long as its transports, or until it times out.
@@ -31,6 +33,8 @@ pub struct Session {
     /// When the client last took part in the heartbeat, in milliseconds of the hub's clock.
     heard_ms: AtomicU64,
     closed: OnceLock<CloseReason>,
+    /// The client's packets are MessagePack.
+    is_msgpack: AtomicBool,
     rates: Mutex<Rates>,
 }
 
@@ -38,8 +42,17 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Handshake {
     pub revision: Revision,
+    pub polling: PollingForm,
     /// What the application may read of the request's query: all but Engine.IO's own keys.
     pub query: Box<str>,
+}
+
+/// How a client wants its polling answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PollingForm {
+    /// It cannot read binary answers. Of revision 3 only: in revision 4 nobody can.
+    pub base64: bool,
+    pub jsonp: Option<jsonp::Index>,
 }
 
 /// Which transport carries a session, and what is under way on it.
@@ -79,6 +92,7 @@ impl Session {
             acks: Mutex::new(None),
             heard_ms: AtomicU64::new(0),
             closed: OnceLock::new(),
+            is_msgpack: AtomicBool::new(false),
             rates: Mutex::new(Rates::default()),
         }
     }
@@ -96,6 +110,49 @@ impl Session {
     /// When the client last took part in the heartbeat.
     pub(super) fn last_heard(&self) -> Duration {
         Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    /// The client has shown that its packets are MessagePack, and so are ours to it.
+    pub fn speak_msgpack(&self) {
+        self.is_msgpack.store(true, Ordering::Relaxed);
+    }
+
+    pub fn speaks_msgpack(&self) -> bool {
+        self.is_msgpack.load(Ordering::Relaxed)
+    }
+
+    /// Queues packets, each a text with its attachments behind it. `Err`: the session is to be closed.
+    pub(super) fn push(&self, frames: impl IntoIterator<Item = Frame>) -> Result<(), CloseReason> {
+        let slow = |Overflow| CloseReason::Slow;
+        if !self.speaks_msgpack() {
+            return self.outbox.push_all(frames).map_err(slow);
+        }
+        let frames = self.msgpack(frames).ok_or(CloseReason::TooLarge)?;
+        self.outbox.push_all(frames).map_err(slow)
+    }
+
+    /// Queues a packet that may be lost; false when it is.
+    pub(super) fn push_volatile(&self, frame: Frame) -> bool {
+        let frame = match self.speaks_msgpack() {
+            false => Some(frame),
+            true => self.msgpack([frame]).and_then(|mut frames| frames.pop()),
+        };
+        frame.is_some_and(|frame| self.outbox.push_volatile(frame))
+    }
+
+    /// Packets as the client reads them; `None` when one is too large or too deep.
+    fn msgpack(&self, frames: impl IntoIterator<Item = Frame>) -> Option<Vec<Frame>> {
+        let mut frames = frames.into_iter().peekable();
+        let mut packets = Vec::new();
+        while let Some(head) = frames.next() {
+            let attachments = std::iter::from_fn(|| frames.next_if(Frame::is_binary));
+            let attachments: Vec<Bytes> = attachments
+                .map(|frame| Bytes::copy_from_slice(frame.packet()))
+                .collect();
+            let packet = msgpack::write::frame(&head, &attachments, self.outbox.bytes_max());
+            packets.push(packet.ok()?);
+        }
+        Some(packets)
     }
 
     /// Why the session was closed, once it is.

@@ -4,7 +4,8 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::hub::outbox::Taken;
-use crate::protocol::incoming::Revision;
+use crate::hub::session::PollingForm;
+use crate::protocol::engineio::Revision;
 
 fn hub(outbox_bytes_max: usize) -> Hub {
     let limits = HubLimits {
@@ -25,6 +26,7 @@ fn open(hub: &Hub, n: u8) -> Arc<Session> {
 fn handshake() -> Handshake {
     Handshake {
         revision: Revision::V4,
+        polling: PollingForm::default(),
         query: "".into(),
     }
 }

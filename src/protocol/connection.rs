@@ -200,10 +200,19 @@ impl Connection {
 
     /// Takes a packet: the text of an Engine.IO message.
     pub fn message<'a>(&mut self, text: &'a str, now: Duration) -> Result<Signal<'a>, CloseReason> {
+        let packet = socketio::parse(text).map_err(|_| CloseReason::ParseError)?;
+        self.packet(packet, now)
+    }
+
+    /// Takes a packet that another parser has read.
+    pub fn packet<'a>(
+        &mut self,
+        packet: Packet<'a>,
+        now: Duration,
+    ) -> Result<Signal<'a>, CloseReason> {
         if self.pending.is_some() {
             return Err(CloseReason::ParseError);
         }
-        let packet = socketio::parse(text).map_err(|_| CloseReason::ParseError)?;
         let (namespace, query) = packet
             .namespace
             .split_once('?')

@@ -1,15 +1,7 @@
 //! What an Engine.IO packet of a client means, in either revision.
 
-use super::engineio;
-
-/// Which Engine.IO a client speaks: the `EIO` of its handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revision {
-    /// Socket.IO revision 4: clients of major versions 1 and 2. The client sends the pings.
-    V3,
-    /// Socket.IO revision 5: clients of major versions 3 and 4. The server sends the pings.
-    V4,
-}
+use super::engineio::{self, Revision};
+use super::engineio_v3;
 
 /// A packet of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,8 +9,8 @@ pub enum Incoming<'a> {
     Message(&'a str),
     /// A binary message that came as text.
     Binary(Vec<u8>),
-    /// To be answered with a pong.
-    Ping,
+    /// To be answered with a pong; what came with it.
+    Ping(&'a str),
     Pong,
     Close,
     Noop,
@@ -38,19 +30,21 @@ pub fn incoming(packet: &str, revision: Revision) -> Result<Incoming<'_>, Unexpe
     let (kind, rest) = packet.split_at_checked(1).ok_or(Unexpected)?;
     Ok(match (kind, revision) {
         ("4", _) => Incoming::Message(rest),
-        ("b", Revision::V4) => Incoming::Binary(binary(rest)?),
-        // Revision 3 keeps the type in front of the base64.
-        ("b", Revision::V3) => Incoming::Binary(binary(rest.strip_prefix('4').ok_or(Unexpected)?)?),
+        ("b", revision) => Incoming::Binary(binary(rest, revision)?),
         ("3", _) => Incoming::Pong,
-        ("2", Revision::V3) => Incoming::Ping,
+        ("2", Revision::V3) => Incoming::Ping(rest),
         ("1", _) => Incoming::Close,
         ("6", _) => Incoming::Noop,
         _ => return Err(Unexpected),
     })
 }
 
-fn binary(base64: &str) -> Result<Vec<u8>, Unexpected> {
-    engineio::decode_binary(base64.as_bytes()).map_err(|_| Unexpected)
+fn binary(text: &str, revision: Revision) -> Result<Vec<u8>, Unexpected> {
+    let decoded = match revision {
+        Revision::V3 => engineio_v3::decode_binary(text.as_bytes()),
+        Revision::V4 => engineio::decode_binary(text.as_bytes()),
+    };
+    decoded.map_err(|_| Unexpected)
 }
 
 #[cfg(test)]
@@ -78,8 +72,8 @@ mod tests {
 
     #[test]
     fn only_clients_of_revision_3_ping() {
-        assert_eq!(incoming("2", V3), Ok(Incoming::Ping));
-        assert_eq!(incoming("2x", V3), Ok(Incoming::Ping));
+        assert_eq!(incoming("2", V3), Ok(Incoming::Ping("")));
+        assert_eq!(incoming("2x", V3), Ok(Incoming::Ping("x")));
         assert_eq!(incoming("2", V4), Err(Unexpected));
     }
 

@@ -23,15 +23,6 @@ pub fn write_error(out: &mut Vec<u8>, namespace: &str, message: &str, data: Opti
     }
 }
 
-/// Takes apart what a client asks to join: the namespace and what follows its `?`, which is where
-/// such clients put what later ones send as auth. It is not decoded.
-pub fn split_query(namespace: &str) -> (&str, Option<&str>) {
-    match namespace.split_once('?') {
-        Some((name, query)) => (name, Some(query)),
-        None => (namespace, None),
-    }
-}
-
 /// What a socket is called. Clients make the name up themselves, from the session's id, so here it
 /// tells the session's secret: it must not be shown to others.
 pub fn socket_id(namespace: &str, sid: Sid) -> String {
@@ -45,7 +36,6 @@ pub fn socket_id(namespace: &str, sid: Sid) -> String {
 mod tests {
     use super::*;
     use crate::protocol::engineio::SID_BYTES;
-    use crate::protocol::socketio;
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -73,21 +63,6 @@ mod tests {
             written(|out| write_error(out, "/", "\"\n", None)),
             r#"44"\"\n""#
         );
-    }
-
-    #[test]
-    fn a_query_follows_the_namespace() {
-        for (text, expected) in [
-            ("0/admin?token=x,", ("/admin", Some("token=x"))),
-            ("0/admin?token=x", ("/admin", Some("token=x"))),
-            ("0/admin?", ("/admin", Some(""))),
-            ("0/admin?a=?", ("/admin", Some("a=?"))),
-            ("0/admin", ("/admin", None)),
-            ("0", ("/", None)),
-        ] {
-            let packet = socketio::parse(text).unwrap();
-            assert_eq!(split_query(packet.namespace), expected, "{text}");
-        }
     }
 
     #[test]

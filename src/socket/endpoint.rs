@@ -6,19 +6,22 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fastwebsockets::upgrade;
-use http::header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::header::{
+    CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 
 use crate::drain::Tasks;
 use crate::http::query;
 use crate::http::reply::{self, Body, Reply};
 use crate::http::server::Slot;
 use crate::http::stack::is_allowed_origin;
-use crate::hub::session::{Handshake, Link, Session};
-use crate::protocol::engineio::{HandshakeError, Open, SID_BYTES, Sid};
+use crate::hub::session::{Handshake, Link, PollingForm, Session};
+use crate::protocol::engineio::{HandshakeError, Open, Revision, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
-use crate::protocol::incoming::Revision;
+use crate::protocol::jsonp;
 use crate::socket::answer;
+use crate::socket::client_files::ClientFiles;
 use crate::socket::engine::Engine;
 use crate::socket::polling::Polling;
 use crate::socket::random;
@@ -28,6 +31,8 @@ use crate::socket::websocket::{self, Peer};
 pub struct Endpoint {
     pub engine: Arc<Engine>,
     pub options: Options,
+    /// The client's own files, below the Socket.IO path.
+    pub client_files: ClientFiles,
     pub tasks: Tasks,
 }
 
@@ -40,6 +45,16 @@ pub struct Options {
     pub payload_bytes_max: usize,
     /// Origins that may connect; none: any.
     pub cors_origins: Vec<String>,
+    pub polling: bool,
+    pub websocket: bool,
+    /// Whether a polling session may go on by websocket.
+    pub upgrades: bool,
+    /// Whether clients of revision 3 are served.
+    pub revision_3: bool,
+    /// Whether polling may be by JSONP.
+    pub jsonp: bool,
+    /// Name of a cookie with the session's id, on the first polling answer.
+    pub cookie: Option<String>,
 }
 
 /// A request that passed the checks.
@@ -57,8 +72,13 @@ enum Transport {
 }
 
 impl Endpoint {
-    /// Answers one request; a long poll waits here.
-    pub async fn serve(&self, request: Request<Body>) -> Reply {
+    /// Answers one request; a long poll waits here. `rest` is what follows the Socket.IO path.
+    pub async fn serve(&self, rest: &str, request: Request<Body>) -> Reply {
+        if *request.method() == Method::GET
+            && let Some(file) = self.client_files.get(rest, request.headers())
+        {
+            return file;
+        }
         let wants_websocket = wants_websocket(request.headers());
         match (self.check(&request, wants_websocket), wants_websocket) {
             (Ok(asked), true) => self.websocket(request, asked),
@@ -77,8 +97,8 @@ impl Endpoint {
     ) -> Result<Asked, HandshakeError> {
         let query = request.uri().query();
         let transport = match query::value(query, "transport").as_deref() {
-            Some("polling") => Transport::Polling,
-            Some("websocket") => Transport::WebSocket,
+            Some("polling") if self.options.polling => Transport::Polling,
+            Some("websocket") if self.options.websocket => Transport::WebSocket,
             _ => return Err(HandshakeError::TransportUnknown),
         };
         if request
@@ -102,23 +122,29 @@ impl Endpoint {
         if !is_allowed_origin(request, &self.options.cors_origins) {
             return Err(HandshakeError::Forbidden);
         }
-        // JSONP would put a client's text into a script; revision 4 clients do not ask for it.
-        if query::value(query, "j").is_some() {
-            return Err(HandshakeError::BadRequest);
+        match known {
+            Some(session) => Ok(Asked::Known(session)),
+            None => self.handshake(query).map(Asked::New),
         }
-        let revision = match query::value(query, "EIO").as_deref() {
-            Some("4") => Some(Revision::V4),
+    }
+
+    /// What the first request fixes for the session.
+    fn handshake(&self, query: Option<&str>) -> Result<Handshake, HandshakeError> {
+        let revision = query::value(query, "EIO").and_then(|eio| Revision::parse(&eio));
+        let revision = revision
+            .filter(|revision| *revision == Revision::V4 || self.options.revision_3)
+            .ok_or(HandshakeError::UnsupportedProtocolVersion)?;
+        let jsonp = match query::value(query, "j") {
             None => None,
-            Some(_) => return Err(HandshakeError::UnsupportedProtocolVersion),
+            Some(_) if !self.options.jsonp => return Err(HandshakeError::BadRequest),
+            Some(j) => Some(jsonp::Index::parse(&j).ok_or(HandshakeError::BadRequest)?),
         };
-        match (known, revision) {
-            (Some(session), _) => Ok(Asked::Known(session)),
-            (None, None) => Err(HandshakeError::UnsupportedProtocolVersion),
-            (None, Some(revision)) => Ok(Asked::New(Handshake {
-                revision,
-                query: query::without(query, RESERVED_KEYS).into(),
-            })),
-        }
+        let base64 = wants_base64(query);
+        Ok(Handshake {
+            revision,
+            polling: PollingForm { base64, jsonp },
+            query: query::without(query, RESERVED_KEYS).into(),
+        })
     }
 
     /// The session of a request that names one.
@@ -131,7 +157,11 @@ impl Endpoint {
         let session = Sid::parse(sid).and_then(|sid| self.engine.hub.get(sid));
         let session = session.ok_or(HandshakeError::SessionIdUnknown)?;
         let on_polling = *session.link.lock() != Link::WebSocket;
-        if on_polling && (transport == Transport::WebSocket) == wants_websocket {
+        let fits = match transport {
+            Transport::Polling => !wants_websocket,
+            Transport::WebSocket => wants_websocket && self.options.upgrades,
+        };
+        if on_polling && fits {
             Ok(session)
         } else {
             Err(HandshakeError::BadRequest)
@@ -149,7 +179,15 @@ impl Endpoint {
         };
         let session = self.begin(link, handshake);
         self.engine.metrics.handshakes_polling.inc();
-        self.polling().get(session).await
+        let sid = session.sid;
+        let mut answer = self.polling().get(session).await;
+        if let Some(name) = &self.options.cookie {
+            let cookie = format!("{name}={sid}; Path=/; HttpOnly; SameSite=Lax");
+            let cookie = HeaderValue::try_from(cookie);
+            let cookie = cookie.expect("the name is a token, as the configuration checks");
+            answer.headers_mut().insert(SET_COOKIE, cookie);
+        }
+        answer
     }
 
     async fn poll(&self, request: Request<Body>, session: Arc<Session>) -> Reply {
@@ -190,11 +228,13 @@ impl Endpoint {
         let Ok((response, upgraded)) = upgrade::upgrade(&mut request) else {
             return answer::refuse_websocket(HandshakeError::BadRequest);
         };
+        let supports_binary = !wants_base64(request.uri().query());
         let (session, is_probe) = match asked {
             Asked::New(handshake) => (self.begin_websocket(handshake), false),
             Asked::Known(session) => (session, true),
         };
-        let peer = Peer::new(session, self.engine.clone(), self.options.payload_bytes_max);
+        let bytes_max = self.options.payload_bytes_max;
+        let peer = Peer::new(session, self.engine.clone(), bytes_max, supports_binary);
         let upgrade_timeout = is_probe.then_some(self.options.upgrade_timeout);
         let tasks = self.tasks.clone();
         let run = websocket::run(upgraded, peer, upgrade_timeout, slot, tasks);
@@ -214,8 +254,10 @@ impl Endpoint {
     fn begin(&self, link: Link, handshake: Handshake) -> Arc<Session> {
         let sid = Sid::new(random::<SID_BYTES>());
         let upgrades: &[&str] = match link {
-            Link::Polling { .. } => &["websocket"],
-            Link::WebSocket => &[],
+            Link::Polling { .. } if self.options.websocket && self.options.upgrades => {
+                &["websocket"]
+            }
+            _ => &[],
         };
         let session = self.engine.hub.open(sid, link, handshake);
         let packet = |out: &mut Vec<u8>| self.open_packet(sid, upgrades).write(out);
@@ -233,6 +275,11 @@ impl Endpoint {
             max_payload: self.options.payload_bytes_max,
         }
     }
+}
+
+/// Whether the client of a transport cannot read binary messages on it. Of clients of revision 4 nobody needs to know.
+fn wants_base64(query: Option<&str>) -> bool {
+    query::non_empty(query, "b64").is_some()
 }
 
 /// Whether a websocket handshake brings 16 bytes of its own to be answered.

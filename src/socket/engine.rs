@@ -6,7 +6,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::protocol::connection::CloseReason;
-use crate::protocol::frame::Frame;
+use crate::protocol::engineio_v3;
 use crate::protocol::incoming::{Incoming, incoming};
 
 /// What the messages of a session mean. They come in the order sent, on the task that read them: nothing
@@ -32,9 +32,9 @@ impl Engine {
         match packet.map_err(|_| CloseReason::ParseError)? {
             Incoming::Message(text) => return self.messages.text(session, text),
             Incoming::Binary(payload) => return self.messages.binary(session, &payload),
-            Incoming::Ping => {
+            Incoming::Ping(data) => {
                 session.heard(self.hub.now());
-                self.hub.send(session, Frame::pong());
+                self.hub.send(session, engineio_v3::pong(data));
             }
             Incoming::Pong => session.heard(self.hub.now()),
             Incoming::Close => return Err(CloseReason::TransportClose),

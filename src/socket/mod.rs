@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod chat;
+pub mod client_files;
 pub mod endpoint;
 pub mod engine;
 pub mod namespaces;

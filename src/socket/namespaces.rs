@@ -10,9 +10,10 @@ use crate::hub::Hub;
 use crate::hub::acks::AckError;
 use crate::hub::session::Session;
 use crate::protocol::connection::{CloseReason, Complete, JoinError, Signal};
-use crate::protocol::engineio::{SID_BYTES, Sid};
+use crate::protocol::engineio::{Revision, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
 use crate::protocol::socketio::{self, EventArgs, Payload};
+use crate::protocol::{msgpack, socketio_v4};
 use crate::socket::engine::Messages;
 use crate::socket::random;
 
@@ -87,10 +88,13 @@ pub struct Socket<'a> {
 }
 
 impl Socket<'_> {
-    /// The socket's public id; `None` when it has left the namespace.
+    /// The socket's id; `None` when it has left the namespace.
     pub fn id(&self) -> Option<String> {
-        let id = self.session.connection.lock().socket_id(self.namespace);
-        id.map(|id| id.to_string())
+        let id = self.session.connection.lock().socket_id(self.namespace)?;
+        Some(match self.session.handshake.revision {
+            Revision::V3 => socketio_v4::socket_id(self.namespace, id),
+            Revision::V4 => id.to_string(),
+        })
     }
 
     /// Sends an event.
@@ -166,7 +170,18 @@ pub struct Namespaces<A> {
 }
 
 impl<A: Application> Messages for Namespaces<A> {
-    fn open(&self, _session: &Arc<Session>) {}
+    /// A client of revision 3 is in `/` without asking.
+    fn open(&self, session: &Arc<Session>) {
+        if session.handshake.revision == Revision::V3 {
+            let unasked = Signal::Connect {
+                namespace: "/",
+                query: "",
+                auth: None,
+            };
+            let taken = self.act(session, unasked);
+            debug_assert!(taken.is_ok(), "it cannot be there already");
+        }
+    }
 
     fn text(&self, session: &Arc<Session>, message: &str) -> Result<(), CloseReason> {
         let signal = session.connection.lock().message(message, self.hub.now())?;
@@ -174,12 +189,36 @@ impl<A: Application> Messages for Namespaces<A> {
     }
 
     fn binary(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason> {
-        let signal = session.connection.lock().attachment(message)?;
+        let mut connection = session.connection.lock();
+        // Nothing announces the parser but the first packet, CONNECT. It never comes with attachments.
+        if !connection.has_connected() && msgpack::is_packet(message) {
+            session.speak_msgpack();
+        }
+        if session.speaks_msgpack() {
+            drop(connection);
+            return self.msgpack(session, message);
+        }
+        let signal = connection.attachment(message)?;
+        drop(connection);
         self.act(session, signal)
     }
 }
 
 impl<A: Application> Namespaces<A> {
+    /// A packet with its attachments in it.
+    fn msgpack(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason> {
+        let decoded = msgpack::read::decode(message, self.hub.payload_bytes_max());
+        let decoded = decoded.map_err(|_| CloseReason::ParseError)?;
+        let now = self.hub.now();
+        let signal = session.connection.lock().packet(decoded.packet(), now)?;
+        self.act(session, signal)?;
+        for attachment in &decoded.attachments {
+            let signal = session.connection.lock().attachment(attachment)?;
+            self.act(session, signal)?;
+        }
+        Ok(())
+    }
+
     fn act(&self, session: &Arc<Session>, signal: Signal<'_>) -> Result<(), CloseReason> {
         let hub = &self.hub;
         let socket = |namespace| Socket {
@@ -241,9 +280,13 @@ impl<A: Application> Namespaces<A> {
         } = *socket;
         let joined = match self.application.admit(connect) {
             Err(error) => Err(error),
-            // The id of a socket is public, so it must not tell the session's: it is random on its own.
             Ok(()) => {
-                let id = Sid::new(random::<SID_BYTES>());
+                let id = match session.handshake.revision {
+                    // Public, so it must not tell the session's: it is random on its own.
+                    Revision::V4 => Sid::new(random::<SID_BYTES>()),
+                    // Clients of revision 3 take the session's, whatever the server thinks of that.
+                    Revision::V3 => session.sid,
+                };
                 match session.connection.lock().join(namespace, id) {
                     Ok(()) => Ok(id),
                     Err(JoinError::Joined) => return Err(CloseReason::ParseError),
@@ -251,21 +294,20 @@ impl<A: Application> Namespaces<A> {
                 }
             }
         };
-        match joined {
-            Ok(id) => {
-                let id = id.to_string();
-                let packet = |out: &mut Vec<u8>| socketio::write_connect(out, namespace, &id);
-                self.hub
-                    .send(session, Frame::text(40 + namespace.len(), packet));
-                self.application.connected(socket, connect);
+        let revision = session.handshake.revision;
+        let answer = Frame::text(48 + namespace.len(), |out| match (&joined, revision) {
+            (Ok(id), Revision::V4) => socketio::write_connect(out, namespace, &id.to_string()),
+            (Ok(_), Revision::V3) => socketio_v4::write_connect(out, namespace),
+            (Err(ConnectError { message, data }), Revision::V4) => {
+                socketio::write_connect_error(out, namespace, message, data.as_deref());
             }
-            Err(ConnectError { message, data }) => {
-                let packet = |out: &mut Vec<u8>| {
-                    socketio::write_connect_error(out, namespace, &message, data.as_deref());
-                };
-                self.hub
-                    .send(session, Frame::text(48 + namespace.len(), packet));
+            (Err(ConnectError { message, data }), Revision::V3) => {
+                socketio_v4::write_error(out, namespace, message, data.as_deref());
             }
+        });
+        self.hub.send(session, answer);
+        if joined.is_ok() {
+            self.application.connected(socket, connect);
         }
         Ok(())
     }

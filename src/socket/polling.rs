@@ -14,8 +14,12 @@ use crate::http::reply::{self, Body, Reply};
 use crate::hub::outbox::Taken;
 use crate::hub::session::{Link, Session};
 use crate::protocol::connection::CloseReason;
-use crate::protocol::engineio::{self, HandshakeError, PAYLOAD_PACKETS_MAX, Polled};
+use crate::protocol::engineio::{
+    self, HandshakeError, PAYLOAD_PACKETS_MAX, PayloadError, Polled, Revision,
+};
+use crate::protocol::engineio_v3::{self, Framing};
 use crate::protocol::frame::Frame;
+use crate::protocol::jsonp;
 use crate::socket::answer::{self, refuse_polling};
 use crate::socket::engine::Engine;
 
@@ -71,18 +75,19 @@ impl Polling<'_> {
             *get = false;
         }
         match answer {
-            Answer::Frames(frames) => {
-                let mut body = Vec::with_capacity(frames.iter().map(|frame| frame.len() + 1).sum());
-                engineio::write_payload(&mut body, &frames);
-                answer::packets(body)
-            }
-            Answer::Noop => answer::packets("6"),
+            Answer::Frames(frames) => answer::packets(&session.handshake, &frames),
+            Answer::Noop => answer::packets(&session.handshake, &[Frame::noop()]),
             Answer::Moved => refuse_polling(HandshakeError::BadRequest),
             Answer::Closed => {
                 self.engine.hub.forget(&session);
                 // A client that said goodbye itself is let go; any other is told.
                 let by_client = session.closed() == Some(CloseReason::TransportClose);
-                answer::packets(if by_client { "6" } else { "1" })
+                let last = if by_client {
+                    Frame::noop()
+                } else {
+                    Frame::close()
+                };
+                answer::packets(&session.handshake, &[last])
             }
         }
     }
@@ -110,13 +115,14 @@ impl Polling<'_> {
         if session.closed().is_some() {
             return refuse_polling(HandshakeError::SessionIdUnknown);
         }
-        if is_binary(&request) {
+        let framing = framing(&request);
+        if framing == Framing::Binary && session.handshake.revision == Revision::V4 {
             self.engine.hub.close(&session, CloseReason::ParseError);
             return refuse_polling(HandshakeError::BadRequest);
         }
         match self.collect(request).await {
-            Ok(mut body) => {
-                if let Err(reason) = self.receive(&session, &mut body) {
+            Ok(body) => {
+                if let Err(reason) = self.receive(&session, body, framing) {
                     self.engine.hub.close(&session, reason);
                 }
                 reply::reply(StatusCode::OK, "text/html", "ok")
@@ -130,8 +136,27 @@ impl Polling<'_> {
         }
     }
 
-    fn receive(&self, session: &Arc<Session>, body: &mut [u8]) -> Result<(), CloseReason> {
-        for packet in engineio::packets(body) {
+    fn receive(
+        &self,
+        session: &Arc<Session>,
+        mut body: Vec<u8>,
+        framing: Framing,
+    ) -> Result<(), CloseReason> {
+        if session.handshake.polling.jsonp.is_some() {
+            body = jsonp::payload(&body).map_err(|_| CloseReason::ParseError)?;
+        }
+        match session.handshake.revision {
+            Revision::V4 => self.take(session, engineio::packets(&mut body)),
+            Revision::V3 => self.take(session, engineio_v3::packets(&mut body, framing)),
+        }
+    }
+
+    fn take<'b>(
+        &self,
+        session: &Arc<Session>,
+        packets: impl Iterator<Item = Result<Polled<'b>, PayloadError>>,
+    ) -> Result<(), CloseReason> {
+        for packet in packets {
             // Closed by a packet before, or by another request while this one was on its way.
             if session.closed().is_some() {
                 return Ok(());
@@ -156,12 +181,9 @@ impl Polling<'_> {
     }
 }
 
-fn is_binary(request: &Request<Body>) -> bool {
-    let kind = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/octet-stream"))
+fn framing(request: &Request<Body>) -> Framing {
+    let kind = request.headers().get(CONTENT_TYPE);
+    Framing::of_content_type(kind.and_then(|value| value.to_str().ok()))
 }
 
 /// Waits until there are packets, the session ends, or the client is changing transports.

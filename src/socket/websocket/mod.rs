@@ -23,6 +23,8 @@ use crate::http::server::Slot;
 use crate::hub::outbox::Taken;
 use crate::hub::session::Session;
 use crate::protocol::connection::CloseReason;
+use crate::protocol::engineio::Revision;
+use crate::protocol::engineio_v3;
 use crate::protocol::websocket::{Decoder, Event, Opcode, Step, close_frame, write_frame};
 use crate::socket::engine::Engine;
 
@@ -50,14 +52,22 @@ pub struct Peer {
     session: Arc<Session>,
     engine: Arc<Engine>,
     message_bytes_max: usize,
+    /// False for one of revision 3 that asked for base64 when it opened this connection.
+    supports_binary: bool,
 }
 
 impl Peer {
-    pub fn new(session: Arc<Session>, engine: Arc<Engine>, message_bytes_max: usize) -> Self {
+    pub fn new(
+        session: Arc<Session>,
+        engine: Arc<Engine>,
+        message_bytes_max: usize,
+        supports_binary: bool,
+    ) -> Self {
         Self {
             session,
             engine,
             message_bytes_max,
+            supports_binary,
         }
     }
 }
@@ -262,10 +272,18 @@ impl Wire {
     fn poll_outbox(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<(), End>> {
         buffer.clear();
         let mut frames = 0;
+        let is_v3 = self.peer.session.handshake.revision == Revision::V3;
+        let supports_binary = self.peer.supports_binary;
         let taken = self.peer.session.outbox.poll_take(cx, |frame| {
             let fits = buffer.is_empty() || buffer.len() + frame.len() <= WRITE_BYTES;
             if fits {
-                buffer.extend_from_slice(frame.websocket());
+                match frame.is_binary() && is_v3 {
+                    false => buffer.extend_from_slice(frame.websocket()),
+                    true => {
+                        let frame = engineio_v3::websocket_frame(frame, supports_binary);
+                        buffer.extend_from_slice(frame.websocket());
+                    }
+                }
                 frames += 1;
             }
             fits
@@ -402,7 +420,14 @@ impl Wire {
                 self.peer.engine.text(&self.peer.session, packet)?;
             }
             Event::Binary(_) if self.is_probe => return Err(CloseReason::ParseError.into()),
-            Event::Binary(payload) => self.peer.engine.binary(&self.peer.session, payload)?,
+            Event::Binary(payload) => {
+                let payload = match self.peer.session.handshake.revision {
+                    Revision::V4 => payload,
+                    Revision::V3 => engineio_v3::websocket_binary(payload)
+                        .map_err(|_| CloseReason::ParseError)?,
+                };
+                self.peer.engine.binary(&self.peer.session, payload)?;
+            }
             Event::Ping(payload) => write_frame(&mut self.unsent, Opcode::Pong, payload),
             Event::Pong => {}
             Event::Close(code) => {
