@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::http::query;
 use crate::hub::Hub;
 use crate::hub::acks::AckError;
 use crate::hub::session::Session;
@@ -40,9 +41,7 @@ pub trait Application: Send + Sync {
 pub struct Connect<'a> {
     pub session: &'a Session,
     pub namespace: &'a str,
-    /// The namespace's own query: how clients of revision 4 pass arguments.
-    pub query: &'a str,
-    /// A JSON object.
+    /// A JSON object. Of clients of revision 4 the namespace's query.
     pub auth: Option<&'a str>,
 }
 
@@ -233,11 +232,11 @@ impl<A: Application> Namespaces<A> {
                 query,
                 auth,
             } => {
+                let from_query = json_of_query(query);
                 let connect = Connect {
                     session,
                     namespace,
-                    query,
-                    auth,
+                    auth: auth.or(from_query.as_deref()),
                 };
                 self.connect(&socket(namespace), &connect)
             }
@@ -332,6 +331,14 @@ impl<A: Application> Namespaces<A> {
         self.application.event(socket, &event);
         Ok(())
     }
+}
+
+/// A query as a JSON object of strings; of a name that comes twice, the last one counts. None when it is empty.
+fn json_of_query(query: &str) -> Option<String> {
+    let members: serde_json::Map<_, _> = query::pairs(Some(query))
+        .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
+        .collect();
+    (!members.is_empty()).then(|| serde_json::Value::Object(members).to_string())
 }
 
 fn acknowledged(
