@@ -1,4 +1,4 @@
-//! Our codecs against recorded answers of the reference ones: `tests/vectors/record.mjs` says which, and how to record anew.
+//! Our codecs against recorded answers of the reference ones: `tests/vectors/record.mjs` says which and how.
 
 #![allow(
     clippy::unwrap_used,
