@@ -5,12 +5,14 @@
 use std::hint::black_box;
 
 use chat_svc::protocol::engineio::{self, Polled};
+use chat_svc::protocol::engineio_v3::{self, Framing};
 use chat_svc::protocol::frame::Frame;
+use chat_svc::protocol::msgpack;
 use chat_svc::protocol::socketio;
 use chat_svc::protocol::websocket::{Decoder, Event, Opcode, Step, head};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
-criterion_group!(benches, receive, poll, send);
+criterion_group!(benches, receive, poll, poll_v3, msgpack, send);
 criterion_main!(benches);
 
 /// Frame to event name and raw arguments: all that is done with a message before it is looked into.
@@ -66,6 +68,39 @@ fn poll(criterion: &mut Criterion) {
             assert_eq!(engineio::write_payload(&mut out, black_box(&frames)), 16);
             out
         });
+    });
+}
+
+fn poll_v3(criterion: &mut Criterion) {
+    let frames = vec![Frame::text_from(chat_message(120).as_bytes()); 16];
+    for (name, framing) in [("text", Framing::Text), ("binary", Framing::Binary)] {
+        let mut body = Vec::new();
+        assert_eq!(engineio_v3::write_payload(&mut body, &frames, framing), 16);
+        criterion.bench_function(&format!("poll v3/read 16 {name}"), |bencher| {
+            bencher.iter_batched_ref(
+                || body.clone(),
+                |body| assert_eq!(engineio_v3::packets(body, framing).count(), 16),
+                BatchSize::SmallInput,
+            );
+        });
+        criterion.bench_function(&format!("poll v3/write 16 {name}"), |bencher| {
+            bencher.iter(|| {
+                let mut out = Vec::with_capacity(8192);
+                engineio_v3::write_payload(&mut out, black_box(&frames), framing);
+                out
+            });
+        });
+    }
+}
+
+fn msgpack(criterion: &mut Criterion) {
+    let text = Frame::text_from(chat_message(120).as_bytes());
+    let binary = msgpack::write::frame(&text, &[], BYTES_MAX).expect("a packet");
+    criterion.bench_function("msgpack/read", |bencher| {
+        bencher.iter(|| msgpack::read::decode(black_box(binary.packet()), BYTES_MAX));
+    });
+    criterion.bench_function("msgpack/write", |bencher| {
+        bencher.iter(|| msgpack::write::frame(black_box(&text), &[], BYTES_MAX));
     });
 }
 

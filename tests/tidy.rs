@@ -46,6 +46,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("mongodb", &["src/store/mongo"]),
     ("object_store", &["src/blobs"]),
     ("rdkafka", &["src/topic/kafka"]),
+    ("rmp", &["src/protocol/msgpack/"]),
 ];
 
 /// Pairs of folders of which neither imports the other, beside what the floors forbid; a folder paired with itself

@@ -5,7 +5,10 @@
 
 pub mod client_event;
 pub mod connection;
+pub mod engineio3_payload;
 pub mod engineio_payload;
+pub mod jsonp;
+pub mod msgpack;
 pub mod quote;
 pub mod range;
 pub mod route;
@@ -16,10 +19,13 @@ pub mod websocket;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
     ("client_event", client_event::run),
     ("connection", connection::run),
+    ("engineio3_payload", engineio3_payload::run),
     ("engineio_payload", engineio_payload::run),
+    ("jsonp", jsonp::run),
+    ("msgpack", msgpack::run),
     ("quote", quote::run),
     ("range", range::run),
     ("route", route::run),
