@@ -7,6 +7,7 @@
     reason = "a tool at the terminal: it stops with a message"
 )]
 
+mod archive;
 mod connect;
 mod idle;
 mod options;

@@ -39,6 +39,9 @@ pub struct Options {
     /// The server's process: its CPU time and resident memory are reported.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// The server's admin listener: a chat run then waits until everything is stored, and counts CPU time until then.
+    #[arg(long, requires = "pid")]
+    pub admin: Option<SocketAddr>,
     /// Threads of the driver.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::archive::Stored;
 use crate::process::{self, Reading};
 
 /// One run's result.
@@ -21,6 +22,8 @@ pub struct Report {
     pub traffic: Option<Traffic>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
     /// Milliseconds; by name (`ack`, `delivery`, `connect`).
     pub latency_ms: BTreeMap<&'static str, Percentiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,6 +167,9 @@ impl Report {
         }
         if let Some(server) = &self.server {
             server.print();
+        }
+        if let Some(stored) = &self.stored {
+            stored.print();
         }
         println!("  driver    {:.2} cores", self.driver_cores);
     }

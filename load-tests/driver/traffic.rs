@@ -16,6 +16,7 @@ use tokio::net::tcp::WriteHalf;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::archive;
 use crate::options::{Mode, Options};
 use crate::pacer::{self, Schedule};
 use crate::process::{self, Meter, Reading};
@@ -44,7 +45,14 @@ pub async fn run(options: &Options) -> Result<Report, String> {
         let stop = pacing.clone();
         std::thread::spawn(move || pacer::run(schedule, wake, stop))
     });
-    let (reading, measured) = run.watch(options, &bar).await;
+    let mut archive = match (options.admin, options.pid) {
+        (Some(admin), Some(pid)) => Some(archive::Watch::start(admin, pid).await?),
+        _ => None,
+    };
+    let (reading, measured) = tokio::select! {
+        watched = run.watch(options, &bar) => watched,
+        Err(error) = look(&mut archive) => return Err(error),
+    };
     stop.send_replace(true);
     pacing.store(true, Ordering::Relaxed);
     let mut done = tasks.join_all().await;
@@ -53,7 +61,18 @@ pub async fn run(options: &Options) -> Result<Report, String> {
     }
     done.sort_by_key(|client| client.number);
     let server = Server::of(options.pid, &reading, measured.delivered, before);
-    Ok(run.report(&done, &reading, measured, server))
+    let mut report = run.report(&done, &reading, measured, server);
+    if let Some(archive) = archive {
+        report.stored = Some(archive.finish().await?);
+    }
+    Ok(report)
+}
+
+async fn look(archive: &mut Option<archive::Watch>) -> Result<(), String> {
+    match archive {
+        Some(archive) => archive.look().await,
+        None => std::future::pending().await,
+    }
 }
 
 // === Run ===
