@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -27,12 +28,14 @@ use crate::metrics::Metrics;
 use crate::pipeline::archive::{self, Archive};
 use crate::pipeline::deliver::Deliver;
 use crate::pipeline::publish::{self, LaneLimits, Publisher};
+use crate::pipeline::quotes::{self, Publish, Quotes};
 use crate::protocol::connection::CloseReason;
 use crate::router::{self, AdminRouter, Router};
 use crate::socket::endpoint::{Endpoint, Options};
 use crate::socket::handler::{Handler, Rates, random, unix_ms};
 use crate::store::Store;
-use crate::topic::{Bounds, Start, TopicError};
+use crate::topic::dead_letters::{DeadLetters, LetterPlace};
+use crate::topic::{Bounds, Start, Topic, TopicError};
 
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
@@ -50,6 +53,9 @@ pub struct Core {
     pub history: Arc<History>,
     pub store: Arc<dyn Store>,
     pub log: Log,
+    letters: LetterPlace,
+    /// The topic of quote events, and where its dead letters go.
+    quotes: Option<(Arc<dyn Topic>, LetterPlace)>,
     pub told: Told,
     pub publisher: Arc<Publisher>,
     pub blobs: Blobs,
@@ -68,6 +74,8 @@ impl Core {
         let (drain, clients, movers) = (Drain::default(), Tasks::default(), Tasks::default());
         let Backends {
             log,
+            letters,
+            quotes,
             store,
             blobs,
             told,
@@ -104,6 +112,8 @@ impl Core {
             history,
             store,
             log,
+            letters,
+            quotes,
             told,
             publisher,
             blobs,
@@ -129,18 +139,26 @@ impl Core {
             metrics: self.metrics.clone(),
             batch_max: config.limits.batch_max,
         };
-        self.movers.spawn("deliver", deliver.run());
+        self.spawn_mover("deliver", deliver.run());
         let group = Start::Group(archive::GROUP);
         let archive = Archive {
             subscription: self.log.topic.subscribe(group).await.map_err(cannot)?,
             store: self.store.clone(),
+            dead_letters: DeadLetters::new(
+                &config.kafka.kafka_topic_chat_messages,
+                self.letters.clone(),
+                self.metrics.clone(),
+            ),
             history: self.history.clone(),
             metrics: self.metrics.clone(),
             batch_max: config.limits.batch_max,
             drain: self.drain.clone(),
         };
-        self.movers.spawn("archive", archive.run());
+        self.spawn_mover("archive", archive.run());
         self.publisher.start(&self.movers, &self.drain);
+        if let Some((topic, letters)) = &self.quotes {
+            self.start_quotes(config, &**topic, letters).await?;
+        }
         self.spawn_until_stopped("heartbeat", {
             let hub = self.hub.clone();
             async move { hub.beat().await }
@@ -150,6 +168,51 @@ impl Core {
             .caught_up()
             .await
             .map_err(|error| setup("the log", &error))
+    }
+
+    async fn start_quotes(
+        &self,
+        config: &Config,
+        topic: &dyn Topic,
+        letters: &LetterPlace,
+    ) -> Result<(), SetupError> {
+        let group = Start::Group(quotes::GROUP);
+        let subscription = topic.subscribe(group).await;
+        let publisher = self.publisher.clone();
+        let publish = move |sealed| -> BoxFuture<'static, Result<(), Rejection>> {
+            let publisher = publisher.clone();
+            Box::pin(async move { publisher.publish(sealed).await.map(|_published| ()) })
+        };
+        let quotes = Quotes {
+            subscription: subscription.map_err(|error| setup("the quote events", &error))?,
+            publish: Publish(Box::new(publish)),
+            dead_letters: DeadLetters::new(
+                &config.kafka.kafka_topic_quote_events,
+                letters.clone(),
+                self.metrics.clone(),
+            ),
+            metrics: self.metrics.clone(),
+            drain: self.drain.clone(),
+            unix_ms,
+        };
+        self.spawn_mover("quotes", quotes.run());
+        Ok(())
+    }
+
+    /// Starts a task without which the service cannot go on.
+    fn spawn_mover(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), TopicError>> + Send + 'static,
+    ) {
+        let drain = self.drain.clone();
+        self.movers.spawn(name, async move {
+            let ended = task.await;
+            if drain.is_running() {
+                let why = ended.err().unwrap_or(TopicError::Closed);
+                drain.fail(format!("{name} cannot go on: {why}"));
+            }
+        });
     }
 
     /// Starts a task that has no end of its own.
