@@ -406,6 +406,8 @@ impl Config {
     fn sizes(&self) -> [Number; 8] {
         const TIB: u64 = 1 << 40;
         let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
+        let outbox = limits.outbox_bytes_max as u64;
+        let letters = self.journal.dead_letters_bytes_max;
         let size = |name, given, min, max| Number {
             name,
             given,
@@ -414,12 +416,7 @@ impl Config {
         };
         [
             size("MAX_PAYLOAD", payload as u64, 1, 16 << 20),
-            size(
-                "OUTBOX_BYTES_MAX",
-                limits.outbox_bytes_max as u64,
-                64 << 10,
-                1 << 32,
-            ),
+            size("OUTBOX_BYTES_MAX", outbox, 64 << 10, 1 << 32),
             size("LANE_BYTES_MAX", limits.lane_bytes_max as u64, 1, TIB),
             size("TAIL_BYTES_MAX", limits.tail_bytes_max as u64, 1 << 20, TIB),
             size("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, TIB),
@@ -429,12 +426,7 @@ impl Config {
                 1 << 10,
                 TIB,
             ),
-            size(
-                "DEAD_LETTERS_BYTES_MAX",
-                self.journal.dead_letters_bytes_max,
-                16 << 20,
-                TIB,
-            ),
+            size("DEAD_LETTERS_BYTES_MAX", letters, 16 << 20, TIB),
             size("LOG_EPOCH", u64::from(self.journal.log_epoch), 1, 8_191),
         ]
     }

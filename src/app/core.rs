@@ -156,9 +156,6 @@ impl Core {
         };
         self.spawn_mover("archive", archive.run());
         self.publisher.start(&self.movers, &self.drain);
-        if let Some((topic, letters)) = &self.quotes {
-            self.start_quotes(config, &**topic, letters).await?;
-        }
         self.spawn_until_stopped("heartbeat", {
             let hub = self.hub.clone();
             async move { hub.beat().await }
@@ -167,7 +164,11 @@ impl Core {
         self.history
             .caught_up()
             .await
-            .map_err(|error| setup("the log", &error))
+            .map_err(|error| setup("the log", &error))?;
+        match &self.quotes {
+            Some((topic, letters)) => self.start_quotes(config, &**topic, letters).await,
+            None => Ok(()),
+        }
     }
 
     async fn start_quotes(

@@ -233,7 +233,8 @@ impl History {
         }
     }
 
-    /// Notes that the store has everything of this partition below `next`.
+    /// Notes that the store has everything of this partition below `next`, but for what it refuses for good: that is
+    /// in history no more.
     pub fn archived(&self, next: Position) {
         let Some(partition) = self.partition(next.partition) else {
             return;

@@ -1,6 +1,7 @@
 //! From the log into the store, in batches: insert, commit, and only then tell history that the store has it.
 //!
-//! What can never be stored becomes a dead letter before the commit: while letters cannot be written, the archive waits.
+//! What can never be stored becomes a dead letter before the commit; while letters cannot be written, the archive
+//! waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -25,8 +25,8 @@ impl LetterFile {
         &self.path
     }
 
-    /// Adds as many of these lines as there is room for, from the first one; how many. They are on disk then, the file's
-    /// name included. After an error the lines may be there, whole or not. Blocks.
+    /// Adds as many of these lines as there is room for, from the first one; how many. They are on disk then, and so
+    /// is the file's name. After an error the lines may be there, whole or not. Blocks.
     pub fn append(&self, lines: &[Vec<u8>]) -> io::Result<usize> {
         let mut options = OpenOptions::new();
         let mut file = options
