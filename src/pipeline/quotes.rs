@@ -256,11 +256,11 @@ mod tests {
     async fn a_conversations_quotes_stay_in_order_whatever_is_refused_in_passing() {
         let passing = [Rejection::Busy, Rejection::Unknown, Rejection::Unavailable];
         let setup = Setup::new(&passing);
-        for quote in ["1", "2", "3"] {
+        for quote in ["1", "2", "3", "4"] {
             setup.accepted(quote).await;
         }
         setup.run().await;
-        let expected = ["1", "2", "3"].map(|quote| format!("Quote {quote} was accepted."));
+        let expected = ["1", "2", "3", "4"].map(|quote| format!("Quote {quote} was accepted."));
         assert_eq!(*setup.published.lock(), expected);
         assert_eq!(setup.metrics.quote_retries.get(), 3);
     }
