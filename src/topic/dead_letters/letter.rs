@@ -36,7 +36,7 @@ impl Cause {
     }
 }
 
-/// One line, at most [`CAUSE_BYTES_MAX`] long.
+/// One line, of at most 1 KiB and its label.
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Unreadable(why) | Self::Refused(why)) = self;
