@@ -181,6 +181,10 @@ pub struct JournalLimits {
     #[arg(long, env = "JOURNAL_RETAINED_BYTES_MAX", default_value_t = 256 << 20)]
     pub journal_retained_bytes_max: u64,
 
+    /// Size of the file of dead letters at which the store waits for it to be moved away (bytes)
+    #[arg(long, env = "DEAD_LETTERS_BYTES_MAX", default_value_t = 1 << 30)]
+    pub dead_letters_bytes_max: u64,
+
     /// Number of the log's life: raise it when the log was replaced, so that new messages stand after old ones
     #[arg(long, env = "LOG_EPOCH", default_value_t = 1)]
     pub log_epoch: u32,
@@ -205,6 +209,14 @@ pub struct KafkaOptions {
         default_value = "chat.messages"
     )]
     pub kafka_topic_chat_messages: String,
+
+    /// Topic of the quote events; made when missing, empty: not read
+    #[arg(long, env = "KAFKA_TOPIC_QUOTE_EVENTS", default_value = "quote.events")]
+    pub kafka_topic_quote_events: String,
+
+    /// Beginning of the names of our groups: installations that share brokers need different ones
+    #[arg(long, env = "KAFKA_GROUP_PREFIX", default_value = "chat-svc.")]
+    pub kafka_group_prefix: String,
 
     /// Partitions of a topic that is made
     #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12)]
@@ -374,9 +386,11 @@ impl Config {
         ]
     }
 
-    fn sizes(&self) -> [Number; 7] {
+    fn sizes(&self) -> [Number; 8] {
         const TIB: u64 = 1 << 40;
         let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
+        let outbox = limits.outbox_bytes_max as u64;
+        let letters = self.journal.dead_letters_bytes_max;
         let size = |name, given, min, max| Number {
             name,
             given,
@@ -385,12 +399,7 @@ impl Config {
         };
         [
             size("MAX_PAYLOAD", payload as u64, 1, 16 << 20),
-            size(
-                "OUTBOX_BYTES_MAX",
-                limits.outbox_bytes_max as u64,
-                64 << 10,
-                1 << 32,
-            ),
+            size("OUTBOX_BYTES_MAX", outbox, 64 << 10, 1 << 32),
             size("LANE_BYTES_MAX", limits.lane_bytes_max as u64, 1, TIB),
             size("TAIL_BYTES_MAX", limits.tail_bytes_max as u64, 1 << 20, TIB),
             size("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, TIB),
@@ -400,6 +409,7 @@ impl Config {
                 1 << 10,
                 TIB,
             ),
+            size("DEAD_LETTERS_BYTES_MAX", letters, 16 << 20, TIB),
             size("LOG_EPOCH", u64::from(self.journal.log_epoch), 1, 8_191),
         ]
     }
@@ -408,6 +418,11 @@ impl Config {
         let path = &self.engine.socket_path;
         if !path.starts_with('/') || !path.ends_with('/') || path.len() < 3 {
             return Err("SOCKET_PATH must begin and end with a slash, as /socket.io/ does".into());
+        }
+        if self.kafka.kafka_topic_quote_events == self.kafka.kafka_topic_chat_messages {
+            return Err(
+                "KAFKA_TOPIC_QUOTE_EVENTS must not be the same as KAFKA_TOPIC_CHAT_MESSAGES".into(),
+            );
         }
         for origin in &self.cors_origins {
             let rest = origin
@@ -483,6 +498,8 @@ mod tests {
             ["--page-default", "201"],
             ["--outbox-bytes-max", "65535"],
             ["--kafka-partitions", "0"],
+            ["--kafka-topic-quote-events", "chat.messages"],
+            ["--dead-letters-bytes-max", "16777215"],
         ] {
             let error = config(&args).check().unwrap_err();
             assert!(!error.contains('\n') && error.len() > 20, "{error}");

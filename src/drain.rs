@@ -29,12 +29,15 @@ pub enum Stage {
 #[derive(Clone, Debug)]
 pub struct Drain {
     stage: Arc<watch::Sender<Stage>>,
+    /// Why the service cannot go on.
+    failure: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
         Self {
             stage: Arc::new(watch::Sender::new(Stage::Running)),
+            failure: Arc::new(watch::Sender::new(None)),
         }
     }
 }
@@ -62,6 +65,27 @@ impl Drain {
         // The sender lives in `self`, so waiting cannot fail.
         let mut stages = self.stage.subscribe();
         let _never_closed = stages.wait_for(|now| *now >= stage).await;
+    }
+
+    /// Says that a part cannot go on, so that the service has to stop; the first one says why.
+    pub fn fail(&self, why: String) {
+        tracing::error!(why, "stopping");
+        self.failure.send_if_modified(|failure| {
+            let is_first = failure.is_none();
+            failure.get_or_insert(why);
+            is_first
+        });
+    }
+
+    /// Waits until a part cannot go on; why.
+    pub async fn failed(&self) -> String {
+        let mut failures = self.failure.subscribe();
+        loop {
+            if let Some(why) = failures.borrow_and_update().clone() {
+                return why;
+            }
+            let _never_closed = failures.changed().await;
+        }
     }
 }
 
@@ -135,6 +159,15 @@ mod tests {
         drain.advance(Stage::Refusing);
         assert_eq!(drain.stage(), Stage::Closing);
         drain.reached(Stage::Refusing).await;
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_is_told() {
+        let drain = Drain::default();
+        let told = drain.clone();
+        drain.fail("first".to_owned());
+        drain.fail("second".to_owned());
+        assert_eq!(told.failed().await, "first");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod app;
+pub mod backoff;
 pub mod blobs;
 pub mod chat;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The binary: settings, start, a few lines of what runs where, wait for a signal, stop, exit code.
 //!
-//! Exit codes: 0 stopped in order; 1 could not start; 2 bad usage; 3 stopped, but not everything in time.
+//! Exit codes: 0 stopped in order; 1 could not start; 2 bad usage; 3 stopped, but not everything in time; 4 stopped
+//! because a part could not go on.
 
 use std::io::IsTerminal;
 use std::pin::pin;
@@ -73,6 +74,7 @@ async fn run(config: Config) -> ExitCode {
         },
     };
     let DrainReport {
+        failure,
         tasks_left,
         is_clean,
         took,
@@ -83,7 +85,10 @@ async fn run(config: Config) -> ExitCode {
         took_ms = took.as_millis() as u64,
         "stopped"
     );
-    if is_clean {
+    if let Some(sentence) = failure {
+        fail(&sentence);
+        ExitCode::from(4)
+    } else if is_clean {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(3)
@@ -127,6 +132,7 @@ fn banner(config: &Config, app: &App) -> String {
          \x20 chat     {chat}   page, Socket.IO at {path}, REST at /api/chat\n\
          \x20 admin    {admin}   /metrics, /health/ready, /quote-events\n\
          \x20 log      {log}, epoch {epoch}\n\
+         \x20 letters  dead ones in {letters}\n\
          \x20 store    {store}\n\
          \x20 uploads  {uploads}, files up to {upload} MiB\n\
          \x20 limits   {connections} connections, {outbox} KiB waiting a socket, {payload} bytes a message; \
@@ -136,6 +142,7 @@ fn banner(config: &Config, app: &App) -> String {
         path = config.engine.socket_path,
         admin = local(app.admin_address),
         log = app.told.log,
+        letters = app.told.letters,
         store = app.told.store,
         epoch = config.journal.log_epoch,
         uploads = config

@@ -1,7 +1,9 @@
 //! Every number the service tells about itself, in Prometheus' terms. Knows numbers, none of the things they count.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,6 +13,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 type Labels = [(&'static str, &'static str); 1];
 type ByLabel = Family<Labels, Counter>;
+/// Values that come from outside: whoever adds one has to bound them.
+type ByText<const N: usize> = Family<[(&'static str, String); N], Counter>;
 type Level = Gauge<i64>;
 
 /// All metrics. Cheap to update from any thread.
@@ -27,7 +31,10 @@ pub struct Metrics {
     pub acks_asked: Counter,
     pub acks_expired: Counter,
     pub acks_ignored: Counter,
-    pub quotes_ignored: Counter,
+    pub quotes_accepted: Counter,
+    pub quote_retries: Counter,
+    quotes_ignored: ByText<1>,
+    quote_types: Mutex<BTreeSet<String>>,
     pub handshakes_polling: Counter,
     pub handshakes_websocket: Counter,
     pub upgrades: Counter,
@@ -50,7 +57,8 @@ pub struct Metrics {
     pub archive_batch: Histogram,
     pub archive_seconds: Histogram,
     pub archive_retries: Counter,
-    pub archive_poison: Counter,
+    dead_letters: ByText<2>,
+    pub dead_letter_retries: Counter,
     pub records_unreadable: Counter,
     pub duplicates_hidden: Counter,
     pub tail_messages: Level,
@@ -104,7 +112,10 @@ impl Metrics {
             acks_asked: r.add("acks_asked", "Acknowledgements asked of clients"),
             acks_expired: r.add("acks_expired", "Acknowledgements that did not come in time"),
             acks_ignored: r.add("acks_ignored", "Acknowledgements that nobody waited for"),
-            quotes_ignored: r.add("quotes_ignored", "Quote events of other types"),
+            quotes_accepted: r.add("quotes_accepted", "Accepted quotes read from Kafka"),
+            quote_retries: r.add("quote_retries", "Their system messages tried again"),
+            quotes_ignored: r.add("quotes_ignored", "Quote events of other types, by type"),
+            quote_types: Mutex::default(),
             handshakes_polling: r.add("handshakes_polling", "Engine.IO sessions begun by polling"),
             handshakes_websocket: r.add(
                 "handshakes_websocket",
@@ -145,7 +156,11 @@ impl Metrics {
             ),
             archive_seconds: r.add_unit("archive", "Time of one bulk insert", times()),
             archive_retries: r.add("archive_retries", "Bulk inserts tried again"),
-            archive_poison: r.add("archive_poison", "Messages that the store can never take"),
+            dead_letters: r.add("dead_letters", "Records that can never be taken, put aside"),
+            dead_letter_retries: r.add(
+                "dead_letter_retries",
+                "Dead letters tried to be written again",
+            ),
             records_unreadable: r.add("records_unreadable", "Records that are no message"),
             duplicates_hidden: r.add(
                 "duplicates_hidden",
@@ -204,6 +219,25 @@ impl Metrics {
         self.closed.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// Counts a quote event of a type that means nothing here. The first types seen have a label of their own.
+    pub fn quote_ignored(&self, kind: &str) {
+        let mut known = self.quote_types.lock();
+        let is_told = known.contains(kind)
+            || (known.len() < QUOTE_TYPES_MAX && kind.len() <= QUOTE_TYPE_BYTES_MAX);
+        let label = if is_told { kind } else { "other" };
+        if is_told && !known.contains(kind) {
+            known.insert(kind.to_owned());
+        }
+        let labels = [("type", label.to_owned())];
+        self.quotes_ignored.get_or_create(&labels).inc();
+    }
+
+    /// Counts a record put aside: the topic it was read from, and a word for why.
+    pub fn dead_lettered(&self, topic: &str, cause: &'static str) {
+        let labels = [("topic", topic.to_owned()), ("cause", cause.to_owned())];
+        self.dead_letters.get_or_create(&labels).inc();
+    }
+
     /// Counts an answered request by the class of its status, for example `2xx`.
     pub fn answered(&self, status: u16) {
         let class = match status {
@@ -249,6 +283,10 @@ impl Names {
     }
 }
 
+/// Types of quote events that are counted one by one, and the longest name of one in bytes.
+const QUOTE_TYPES_MAX: usize = 32;
+const QUOTE_TYPE_BYTES_MAX: usize = 64;
+
 fn times() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.5, 13))
 }
@@ -278,5 +316,20 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn types_from_outside_get_so_many_labels_and_no_more() {
+        let metrics = Metrics::new(&[]);
+        for number in (0..QUOTE_TYPES_MAX + 3).chain([0]) {
+            metrics.quote_ignored(&format!("T{number}"));
+        }
+        metrics.quote_ignored(&"x".repeat(QUOTE_TYPE_BYTES_MAX + 1));
+        let text = metrics.encode();
+        for line in ["{type=\"T0\"} 2", "{type=\"T31\"} 1", "{type=\"other\"} 4"] {
+            let line = format!("chat_quotes_ignored_total{line}");
+            assert!(text.contains(&line), "{line} is not in:\n{text}");
+        }
+        assert!(!text.contains("T32"), "{text}");
     }
 }

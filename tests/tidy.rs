@@ -24,7 +24,9 @@ use source::{Mention, Source, read_all};
 const FLOORS: &[(usize, &[&str])] = &[
     (
         1,
-        &["chat", "metrics", "config", "throttle", "drain", "disk"],
+        &[
+            "chat", "metrics", "config", "throttle", "drain", "disk", "backoff",
+        ],
     ),
     (2, &["protocol", "topic", "store", "auth", "blobs"]),
     (3, &["hub", "http", "history"]),

@@ -117,7 +117,7 @@ impl Admin {
                 Ok(reply::json(status, json(&message)))
             }
             Ok(QuoteEvent::Ignored(kind)) => {
-                self.metrics.quotes_ignored.inc();
+                self.metrics.quote_ignored(&kind);
                 let mut body = Vec::from(b"{\"ignored\":");
                 push_json_string(&mut body, &kind);
                 body.push(b'}');

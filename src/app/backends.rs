@@ -15,6 +15,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::mongo::{MongoConfig, MongoStore};
 use crate::store::{Store, StoreError};
 use crate::topic::Topic;
+use crate::topic::dead_letters::{LetterFile, LetterPlace};
 use crate::topic::journal::{Journal, JournalConfig};
 use crate::topic::kafka::{Identity, KafkaConfig, KafkaTopic, Security};
 
@@ -24,6 +25,10 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// What the service keeps its messages and files in.
 pub struct Backends {
     pub log: Log,
+    /// Where the log's dead letters go.
+    pub letters: LetterPlace,
+    /// The topic of quote events, and where its dead letters go.
+    pub quotes: Option<(Arc<dyn Topic>, LetterPlace)>,
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
     /// What runs on what, and where: a line for people each.
@@ -34,6 +39,7 @@ pub struct Backends {
 #[derive(Clone, Debug)]
 pub struct Told {
     pub log: String,
+    pub letters: String,
     pub store: String,
 }
 
@@ -50,11 +56,24 @@ enum Kind {
     Kafka(Arc<KafkaTopic>),
 }
 
+/// The log and what comes with it.
+struct OpenLog {
+    log: Log,
+    told: String,
+    letters: LetterPlace,
+    quotes: Option<(Arc<dyn Topic>, LetterPlace)>,
+}
+
 impl Backends {
     /// Opens all three. `tasks` run what files need done when a client has gone.
     pub async fn open(config: &Config, tasks: &Tasks) -> Result<Self, SetupError> {
         make_folder(&config.data_dir)?;
-        let (log, log_told) = match given(&config.kafka.kafka_brokers) {
+        let OpenLog {
+            log,
+            told: log_told,
+            letters,
+            quotes,
+        } = match given(&config.kafka.kafka_brokers) {
             Some(brokers) => open_kafka(config, brokers).await?,
             None => open_journal(config).await?,
         };
@@ -65,10 +84,13 @@ impl Backends {
         let blobs = open_blobs(config, tasks).await?;
         let told = Told {
             log: log_told,
+            letters: letters.to_string(),
             store: store_told,
         };
         Ok(Self {
             log,
+            letters,
+            quotes,
             store,
             blobs,
             told,
@@ -144,7 +166,7 @@ fn make_folder(folder: &Path) -> Result<(), SetupError> {
     })
 }
 
-async fn open_journal(config: &Config) -> Result<(Log, String), SetupError> {
+async fn open_journal(config: &Config) -> Result<OpenLog, SetupError> {
     let limits = &config.journal;
     let path = config.data_dir.join("journal");
     let told = format!("embedded journal in {}", path.display());
@@ -156,24 +178,91 @@ async fn open_journal(config: &Config) -> Result<(Log, String), SetupError> {
     };
     let opened = blocking(move || Journal::open(journal)).await?;
     let journal = Arc::new(opened.map_err(|error| setup("DATA_DIR", &error))?);
-    Ok((
-        Log {
+    let letters = config.data_dir.join("dead-letters.jsonl");
+    let letters = LetterFile::new(letters, limits.dead_letters_bytes_max);
+    Ok(OpenLog {
+        log: Log {
             topic: journal.clone(),
             kind: Kind::Journal(journal),
         },
         told,
-    ))
+        letters: LetterPlace::File(Arc::new(letters)),
+        quotes: None,
+    })
 }
 
-async fn open_kafka(config: &Config, brokers: &str) -> Result<(Log, String), SetupError> {
-    let options = &config.kafka;
-    let topic = options.kafka_topic_chat_messages.as_str();
+async fn open_kafka(config: &Config, brokers: &str) -> Result<OpenLog, SetupError> {
+    let topic = config.kafka.kafka_topic_chat_messages.as_str();
     let epochs = Epochs {
         file: config.data_dir.join("kafka-epoch.json"),
         epoch: config.journal.log_epoch,
     };
     let settings = KafkaConfig {
+        recorded: epochs.read()?,
+        ..kafka_settings(config, brokers, topic)
+    };
+    let (kafka, letters, quotes) = tokio::try_join!(
+        open_topic(settings),
+        open_letters(config, brokers, topic),
+        open_quotes(config, brokers),
+    )?;
+    epochs.write(kafka.identity())?;
+    let told = format!(
+        "Kafka at {brokers}, topic {topic} with {} partitions",
+        kafka.identity().partitions
+    );
+    Ok(OpenLog {
+        log: Log {
+            topic: kafka.clone(),
+            kind: Kind::Kafka(kafka),
+        },
+        told,
+        letters,
+        quotes,
+    })
+}
+
+async fn open_topic(settings: KafkaConfig) -> Result<Arc<KafkaTopic>, SetupError> {
+    let opened = KafkaTopic::open(settings).await;
+    opened
+        .map(Arc::new)
+        .map_err(|error| setup("KAFKA_BROKERS", &error))
+}
+
+/// One partition will do for what hardly ever happens, and keeps it in the order it happened.
+async fn open_letters(
+    config: &Config,
+    brokers: &str,
+    origin: &str,
+) -> Result<LetterPlace, SetupError> {
+    let topic = format!("{origin}.dlq");
+    let settings = KafkaConfig {
+        partitions: 1,
+        ..kafka_settings(config, brokers, &topic)
+    };
+    Ok(LetterPlace::Topic(topic, open_topic(settings).await?))
+}
+
+async fn open_quotes(
+    config: &Config,
+    brokers: &str,
+) -> Result<Option<(Arc<dyn Topic>, LetterPlace)>, SetupError> {
+    let topic = config.kafka.kafka_topic_quote_events.as_str();
+    if topic.is_empty() {
+        return Ok(None);
+    }
+    let (quotes, letters) = tokio::try_join!(
+        open_topic(kafka_settings(config, brokers, topic)),
+        open_letters(config, brokers, topic),
+    )?;
+    Ok(Some((quotes, letters)))
+}
+
+fn kafka_settings(config: &Config, brokers: &str, topic: &str) -> KafkaConfig {
+    let options = &config.kafka;
+    KafkaConfig {
         client_id: options.kafka_client_id.clone(),
+        group_prefix: options.kafka_group_prefix.clone(),
         partitions: options.kafka_partitions,
         replication: options.kafka_replication,
         min_insync_replicas: options.kafka_min_insync_replicas,
@@ -188,25 +277,8 @@ async fn open_kafka(config: &Config, brokers: &str) -> Result<(Log, String), Set
             cert_file: options.kafka_ssl_cert.clone(),
             key_file: options.kafka_ssl_key.clone(),
         },
-        recorded: epochs.read()?,
         ..KafkaConfig::new(brokers, topic)
-    };
-    let opened = KafkaTopic::open(settings)
-        .await
-        .map_err(|error| setup("KAFKA_BROKERS", &error))?;
-    epochs.write(opened.identity())?;
-    let told = format!(
-        "Kafka at {brokers}, topic {topic} with {} partitions",
-        opened.identity().partitions
-    );
-    let kafka = Arc::new(opened);
-    Ok((
-        Log {
-            topic: kafka.clone(),
-            kind: Kind::Kafka(kafka),
-        },
-        told,
-    ))
+    }
 }
 
 /// Which topic the log's epoch was begun on, kept beside the data: places made from one are nonsense for another.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::archive::{self, Archive};
 use crate::pipeline::deliver::Deliver;
 use crate::pipeline::publish::{self, LaneLimits, Publisher};
+use crate::pipeline::quotes::{self, Publish, Quotes};
 use crate::protocol::connection::CloseReason;
 use crate::router::{self, AdminRouter, Router};
 use crate::socket::chat::{Chat, Rates, unix_ms};
@@ -36,7 +38,8 @@ use crate::socket::engine::Engine;
 use crate::socket::namespaces::Namespaces;
 use crate::socket::random;
 use crate::store::Store;
-use crate::topic::{Bounds, Start, TopicError};
+use crate::topic::dead_letters::{DeadLetters, LetterPlace};
+use crate::topic::{Bounds, Start, Topic, TopicError};
 
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
@@ -54,6 +57,9 @@ pub struct Core {
     pub history: Arc<History>,
     pub store: Arc<dyn Store>,
     pub log: Log,
+    letters: LetterPlace,
+    /// The topic of quote events, and where its dead letters go.
+    quotes: Option<(Arc<dyn Topic>, LetterPlace)>,
     pub told: Told,
     pub publisher: Arc<Publisher>,
     pub blobs: Blobs,
@@ -72,6 +78,8 @@ impl Core {
         let (drain, clients, movers) = (Drain::default(), Tasks::default(), Tasks::default());
         let Backends {
             log,
+            letters,
+            quotes,
             store,
             blobs,
             told,
@@ -108,6 +116,8 @@ impl Core {
             history,
             store,
             log,
+            letters,
+            quotes,
             told,
             publisher,
             blobs,
@@ -133,17 +143,22 @@ impl Core {
             metrics: self.metrics.clone(),
             batch_max: config.limits.batch_max,
         };
-        self.movers.spawn("deliver", deliver.run());
+        self.spawn_mover("deliver", deliver.run());
         let group = Start::Group(archive::GROUP);
         let archive = Archive {
             subscription: self.log.topic.subscribe(group).await.map_err(cannot)?,
             store: self.store.clone(),
+            dead_letters: DeadLetters::new(
+                &config.kafka.kafka_topic_chat_messages,
+                self.letters.clone(),
+                self.metrics.clone(),
+            ),
             history: self.history.clone(),
             metrics: self.metrics.clone(),
             batch_max: config.limits.batch_max,
             drain: self.drain.clone(),
         };
-        self.movers.spawn("archive", archive.run());
+        self.spawn_mover("archive", archive.run());
         self.publisher.start(&self.movers, &self.drain);
         self.spawn_until_stopped("heartbeat", {
             let hub = self.hub.clone();
@@ -153,7 +168,56 @@ impl Core {
         self.history
             .caught_up()
             .await
-            .map_err(|error| setup("the log", &error))
+            .map_err(|error| setup("the log", &error))?;
+        match &self.quotes {
+            Some((topic, letters)) => self.start_quotes(config, &**topic, letters).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn start_quotes(
+        &self,
+        config: &Config,
+        topic: &dyn Topic,
+        letters: &LetterPlace,
+    ) -> Result<(), SetupError> {
+        let group = Start::Group(quotes::GROUP);
+        let subscription = topic.subscribe(group).await;
+        let publisher = self.publisher.clone();
+        let publish = move |sealed| -> BoxFuture<'static, Result<(), Rejection>> {
+            let publisher = publisher.clone();
+            Box::pin(async move { publisher.publish(sealed).await.map(|_published| ()) })
+        };
+        let quotes = Quotes {
+            subscription: subscription.map_err(|error| setup("the quote events", &error))?,
+            publish: Publish(Box::new(publish)),
+            dead_letters: DeadLetters::new(
+                &config.kafka.kafka_topic_quote_events,
+                letters.clone(),
+                self.metrics.clone(),
+            ),
+            metrics: self.metrics.clone(),
+            drain: self.drain.clone(),
+            unix_ms,
+        };
+        self.spawn_mover("quotes", quotes.run());
+        Ok(())
+    }
+
+    /// Starts a task without which the service cannot go on.
+    fn spawn_mover(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), TopicError>> + Send + 'static,
+    ) {
+        let drain = self.drain.clone();
+        self.movers.spawn(name, async move {
+            let ended = task.await;
+            if drain.is_running() {
+                let why = ended.err().unwrap_or(TopicError::Closed);
+                drain.fail(format!("{name} cannot go on: {why}"));
+            }
+        });
     }
 
     /// Starts a task that has no end of its own.

@@ -36,8 +36,10 @@ pub struct App {
 }
 
 /// How the service ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainReport {
+    /// Why the service stopped though nobody asked it to, if so.
+    pub failure: Option<String>,
     /// Tasks that had not ended in time.
     pub tasks_left: usize,
     /// Whether everything acknowledged is stored, and log and store were closed.
@@ -88,9 +90,12 @@ impl App {
         })
     }
 
-    /// Serves until `shutdown` completes, then stops in stages, within the configured time.
+    /// Serves until `shutdown` completes, or a part cannot go on; then stops in stages, within the configured time.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
-        shutdown.await;
+        let failure = tokio::select! {
+            () = shutdown => None,
+            why = self.core.drain.failed() => Some(why),
+        };
         let started = Instant::now();
         tracing::info!("stopping: no new connections, no new messages");
         let deadline = self.drain_timeout;
@@ -101,6 +106,7 @@ impl App {
         let left = self.core.clients.join(Duration::from_millis(100)).await
             + self.core.movers.join(Duration::from_millis(100)).await;
         DrainReport {
+            failure,
             tasks_left: left,
             is_clean,
             took: started.elapsed(),

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::chat::draft::Draft;
 use crate::chat::id::MessageId;
 use crate::chat::message::Sealed;
+use crate::chat::rejection::Rejection;
 
 /// What a foreign message may say beside a draft's fields. Anything else in these places counts as missing.
 #[derive(Default, Deserialize)]
@@ -16,11 +17,13 @@ struct Marks {
 }
 
 /// Reads a foreign message as one of ours: its own `_id` and `timestamp` where they are valid, else `id` and `unix_ms`,
-/// which the caller makes from the record's place, so that every reader makes the same. `None` when it is no message.
-pub fn read(json: &[u8], id: MessageId, unix_ms: u64) -> Option<Sealed> {
-    let json = std::str::from_utf8(json).ok()?;
-    let draft = Draft::parse(json).ok()?;
-    let marks: Marks = serde_json::from_str(json).ok()?;
+/// which the caller makes from the record's place, so that every reader makes the same.
+pub fn read(json: &[u8], id: MessageId, unix_ms: u64) -> Result<Sealed, Rejection> {
+    let json =
+        std::str::from_utf8(json).map_err(|_| Rejection::Invalid("the message is not UTF-8"))?;
+    let draft = Draft::parse(json).map_err(|refused| refused.rejection)?;
+    let marks: Marks = serde_json::from_str(json)
+        .map_err(|_| Rejection::Invalid("the message must be an object"))?;
     let own_id = marks
         .id
         .as_ref()
@@ -34,7 +37,7 @@ pub fn read(json: &[u8], id: MessageId, unix_ms: u64) -> Option<Sealed> {
         }
         _ => None,
     });
-    Some(draft.seal(own_id.unwrap_or(id), own_ms.unwrap_or(unix_ms)))
+    Ok(draft.seal(own_id.unwrap_or(id), own_ms.unwrap_or(unix_ms)))
 }
 
 /// The id of a foreign message that has none: made from its place, so the same whoever reads it, and however often.
@@ -54,7 +57,7 @@ mod tests {
     use super::*;
 
     fn value(json: &str) -> Option<Value> {
-        let sealed = read(json.as_bytes(), MessageId([7; 12]), 5)?;
+        let sealed = read(json.as_bytes(), MessageId([7; 12]), 5).ok()?;
         Some(serde_json::from_slice(&sealed.value).unwrap())
     }
 
@@ -96,6 +99,6 @@ mod tests {
         for json in ["", "null", "[]", "{}", r#"{"sender_id":"a"}"#, "\u{0}"] {
             assert_eq!(value(json), None, "{json}");
         }
-        assert!(read(b"\xff", MessageId([0; 12]), 0).is_none());
+        assert!(read(b"\xff", MessageId([0; 12]), 0).is_err());
     }
 }

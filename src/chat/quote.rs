@@ -44,21 +44,15 @@ impl QuoteEvent {
     pub fn parse(json: &[u8]) -> Result<Self, QuoteError> {
         let value: Value = serde_json::from_slice(json).map_err(|_| QuoteError::NotAnObject)?;
         let event = value.as_object().ok_or(QuoteError::NotAnObject)?;
-        let kind = ["event_type", "eventType", "type", "event"]
+        let inner = ["data", "payload"]
             .iter()
-            .find_map(|name| {
-                event
-                    .get(*name)
-                    .and_then(Value::as_str)
-                    .filter(|kind| !kind.is_empty())
-            })
+            .find_map(|name| event.get(*name)?.as_object());
+        let kind = kind(event)
+            .or_else(|| kind(inner?))
             .ok_or(QuoteError::TypeMissing)?;
         if kind != QUOTE_ACCEPTED {
             return Ok(Self::Ignored(kind.to_owned()));
         }
-        let inner = ["data", "payload"]
-            .iter()
-            .find_map(|name| event.get(*name)?.as_object());
         Quote::parse(&[inner.unwrap_or(event), event]).map(Self::Accepted)
     }
 }
@@ -120,6 +114,14 @@ impl Quote {
     }
 }
 
+fn kind(place: &Map<String, Value>) -> Option<&str> {
+    let names = ["event_type", "eventType", "type", "event"];
+    let kinds = names
+        .iter()
+        .filter_map(|name| place.get(*name).and_then(Value::as_str));
+    kinds.into_iter().find(|kind| !kind.is_empty())
+}
+
 /// The first of these names that has a value, in the first place that has it. `null` and `""` mean missing.
 fn id(
     places: &[&Map<String, Value>],
@@ -164,6 +166,7 @@ mod tests {
             r#"{"eventType":"QUOTE_ACCEPTED","quoteId":"q","clientId":"c","professionalId":"7"}"#,
             r#"{"type":"QUOTE_ACCEPTED","data":{"quote_id":"q","clientId":"c","professional_id":7}}"#,
             r#"{"event":"QUOTE_ACCEPTED","payload":{"quoteId":"q","client_id":"c","professionalId":7,"conversationId":null}}"#,
+            r#"{"data":{"type":"QUOTE_ACCEPTED","quoteId":"q","client_id":"c","professional_id":7}}"#,
             r#"{"type":"QUOTE_ACCEPTED","quote_id":"q","data":{"client_id":"c","professional_id":"7","conversation_id":""}}"#,
         ] {
             assert_eq!(accepted(json), flat);

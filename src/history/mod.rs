@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use crate::chat::foreign;
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
+use crate::chat::rejection::Rejection;
 use crate::history::recent::Recent;
 use crate::history::tail::Tail;
 use crate::metrics::Metrics;
@@ -145,19 +146,17 @@ impl History {
         }
     }
 
-    /// Reads a record as a message: ours as it stands, another producer's as [`foreign::read`] makes it. `None` when it
-    /// is no message.
-    pub fn read(&self, entry: &Entry) -> Option<Message> {
+    /// Reads a record as a message: ours as it stands, another producer's as [`foreign::read`] makes it. An error
+    /// when it is no message.
+    pub fn read(&self, entry: &Entry) -> Result<Message, Rejection> {
         let (position, record) = (entry.position, &entry.record);
         let seq = self.seq(position);
         let is_ours = record.header(header::MESSAGE_ID).is_some();
-        let ours = is_ours
-            .then(|| Message::from_log(&record.key, &record.value, seq))
-            .flatten();
-        ours.or_else(|| {
-            let id = foreign::id_of_place(&self.topic, position.partition, position.offset);
-            Some(foreign::read(&record.value, id, entry.time_ms)?.at(seq))
-        })
+        if is_ours && let Some(message) = Message::from_log(&record.key, &record.value, seq) {
+            return Ok(message);
+        }
+        let id = foreign::id_of_place(&self.topic, position.partition, position.offset);
+        Ok(foreign::read(&record.value, id, entry.time_ms)?.at(seq))
     }
 
     /// The place that a position of the log stands for.
@@ -234,7 +233,8 @@ impl History {
         }
     }
 
-    /// Notes that the store has everything of this partition below `next`.
+    /// Notes that the store has everything of this partition below `next`, but for what it refuses for good: that is
+    /// in history no more.
     pub fn archived(&self, next: Position) {
         let Some(partition) = self.partition(next.partition) else {
             return;

@@ -357,7 +357,7 @@ async fn a_foreign_record_is_read_as_a_message() {
     );
     assert_eq!(message.id, foreign::id_of_place("t", 0, 3));
     assert_eq!(message.receiver().as_deref(), Some("b"));
-    assert!(setup.history.read(&record("{}")).is_none());
+    assert!(setup.history.read(&record("{}")).is_err());
 }
 
 proptest! {

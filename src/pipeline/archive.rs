@@ -1,13 +1,18 @@
 //! From the log into the store, in batches: insert, commit, and only then tell history that the store has it.
+//!
+//! What can never be stored becomes a dead letter before the commit; while letters cannot be written, the archive
+//! waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
 use crate::chat::message::Message;
 use crate::drain::Drain;
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::store::{Inserted, Store};
+use crate::topic::dead_letters::{Cause, DeadLetters, Letter};
 use crate::topic::{Entry, Position, Subscription, TopicError};
 
 /// The group whose commits say what the store has.
@@ -17,13 +22,15 @@ pub const GROUP: &str = "archive";
 /// worth more to insert, and sync, many at once.
 const REST: Duration = Duration::from_millis(20);
 
-/// First and longest pause before an insert is tried again.
+/// First and longest pause before an insert, or a read of the log, is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// Reads the log in a group of its own and inserts every message into the store.
 pub struct Archive {
     pub subscription: Box<dyn Subscription>,
     pub store: Arc<dyn Store>,
+    /// Where records go that are no message, or that the store refuses for good.
+    pub dead_letters: DeadLetters,
     pub history: Arc<History>,
     pub metrics: Arc<Metrics>,
     pub batch_max: usize,
@@ -31,17 +38,23 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Runs until the log is closed and everything in it is stored and committed.
-    pub async fn run(mut self) {
+    /// Runs until the log is closed and everything in it is stored and committed, or it cannot be read any more.
+    pub async fn run(mut self) -> Result<(), TopicError> {
         let mut entries = Vec::new();
+        let mut backoff = None;
         loop {
             entries.clear();
             match self.subscription.poll(&mut entries, self.batch_max).await {
-                Ok(()) => self.archive(&entries).await,
-                Err(TopicError::Closed) => return,
+                Ok(()) => {
+                    backoff = None;
+                    self.archive(&entries).await;
+                }
+                Err(TopicError::Closed) => return Ok(()),
+                Err(error @ TopicError::Failed(_)) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the log cannot be read");
-                    tokio::time::sleep(RETRY.0).await;
+                    let backoff = backoff.get_or_insert(Backoff::new(RETRY.0, RETRY.1));
+                    backoff.rest().await;
                 }
             }
             if entries.len() < self.batch_max && self.drain.is_running() {
@@ -50,22 +63,37 @@ impl Archive {
         }
     }
 
+    /// Every record ends in the store or among the dead letters; then it is committed, and leaves history's tail.
     async fn archive(&mut self, entries: &[Entry]) {
-        let messages: Vec<Message> = entries
-            .iter()
-            .filter_map(|entry| self.history.read(entry))
-            .collect();
+        let mut letters = Vec::new();
+        let mut messages: Vec<Message> = Vec::with_capacity(entries.len());
+        let mut read: Vec<&Entry> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.history.read(entry) {
+                Ok(message) => {
+                    messages.push(message);
+                    read.push(entry);
+                }
+                Err(why) => {
+                    let cause = Cause::Unreadable(why.to_string());
+                    letters.push(Letter::new(entry.clone(), cause));
+                }
+            }
+        }
         let started = Instant::now();
         let inserted = insert(&*self.store, &messages, &self.metrics).await;
         self.metrics.archive_batch.observe(messages.len() as f64);
         self.metrics
             .archive_seconds
             .observe(started.elapsed().as_secs_f64());
-        for (index, cause) in &inserted.poison {
-            self.metrics.archive_poison.inc();
-            let id = messages.get(*index).map(|message| message.id);
-            tracing::error!(?id, %cause, "the store can never take this message");
+        for (index, cause) in inserted.poison {
+            if let (Some(entry), Some(message)) = (read.get(index), messages.get(index)) {
+                tracing::error!(id = %message.id, %cause, "the store refuses a message for good");
+                let cause = Cause::Refused(cause.into_owned());
+                letters.push(Letter::new((*entry).clone(), cause));
+            }
         }
+        self.dead_letters.keep(letters).await;
         // A commit that fails or is lost only means that these are read again, and found to be there.
         if let Err(error) = self.subscription.commit().await {
             tracing::warn!(%error, "the archive's place was not committed");
@@ -82,15 +110,14 @@ impl Archive {
 
 /// Inserts, as often as it takes.
 async fn insert(store: &dyn Store, messages: &[Message], metrics: &Metrics) -> Inserted {
-    let mut pause = RETRY.0;
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
         match store.insert_many(messages).await {
             Ok(inserted) => return inserted,
             Err(error) => {
                 metrics.archive_retries.inc();
                 tracing::warn!(%error, messages = messages.len(), "the store did not take a batch");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
+                backoff.rest().await;
             }
         }
     }
@@ -108,4 +135,170 @@ fn last_of_each_partition(entries: &[Entry]) -> Vec<Position> {
         }
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::chat::id::MessageId;
+    use crate::history::{HistoryLimits, Origin};
+    use crate::store::{PageQuery, StoreError};
+    use crate::topic::dead_letters::LetterPlace;
+    use crate::topic::memory::Memory;
+    use crate::topic::{Bounds, Outcome, Record, Start, Topic};
+
+    /// Takes what does not say `poison`, and remembers the offsets.
+    #[derive(Default)]
+    struct Choosy(Mutex<Vec<u64>>);
+
+    impl Store for Choosy {
+        fn insert_many<'a>(
+            &'a self,
+            batch: &'a [Message],
+        ) -> BoxFuture<'a, Result<Inserted, StoreError>> {
+            let mut done = Inserted::default();
+            for (index, message) in batch.iter().enumerate() {
+                if message.body.windows(6).any(|part| part == b"poison") {
+                    done.poison.push((index, "it says poison".into()));
+                } else {
+                    self.0.lock().push(message.seq.offset());
+                }
+            }
+            Box::pin(async { Ok(done) })
+        }
+
+        fn page<'a>(&'a self, _: PageQuery<'a>) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn find<'a>(
+            &'a self,
+            _: &'a [MessageId],
+        ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn report_spam(&self, _: MessageId) -> BoxFuture<'_, Result<Option<Message>, StoreError>> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    /// A topic that takes nothing while it is away.
+    struct Letters {
+        topic: Memory,
+        is_away: AtomicBool,
+    }
+
+    impl Topic for Letters {
+        fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
+            if self.is_away.load(Relaxed) {
+                let away = |_| Outcome::NotAppended(TopicError::Unavailable("away".into()));
+                return Box::pin(async move { batch.into_iter().map(away).collect() });
+            }
+            self.topic.append(batch)
+        }
+
+        fn subscribe(
+            &self,
+            start: Start,
+        ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TopicError>> {
+            self.topic.subscribe(start)
+        }
+
+        fn bounds(&self, group: &'static str) -> BoxFuture<'_, Result<Vec<Bounds>, TopicError>> {
+            self.topic.bounds(group)
+        }
+
+        fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
+            self.topic.close()
+        }
+    }
+
+    fn record(text: &str) -> Record {
+        let value = match text {
+            "" => "no message".to_owned(),
+            text => format!(r#"{{"sender_id":"a","receiver_id":"b","text_content":"{text}"}}"#),
+        };
+        Record {
+            key: Bytes::from_static(b"k"),
+            headers: Default::default(),
+            value: value.into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_committed_before_what_can_never_be_stored_is_put_aside() {
+        let log = Memory::new(100);
+        let bounds = log.bounds(GROUP).await.unwrap();
+        let store = Arc::new(Choosy::default());
+        let metrics = Arc::new(Metrics::new(&[]));
+        let origin = Origin {
+            epoch: 1,
+            topic: "t",
+        };
+        let limits = HistoryLimits {
+            tail_bytes_max: 1 << 20,
+            recent_ids_max: 10,
+        };
+        let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
+        let letters = Arc::new(Letters {
+            topic: Memory::new(100),
+            is_away: AtomicBool::new(true),
+        });
+        let place = LetterPlace::Topic("t.dlq".to_owned(), letters.clone());
+        let archive = Archive {
+            subscription: log.subscribe(Start::Group(GROUP)).await.unwrap(),
+            store: store.clone(),
+            dead_letters: DeadLetters::new("t", place, metrics.clone()),
+            history: Arc::new(history),
+            metrics: metrics.clone(),
+            batch_max: 10,
+            drain: Drain::default(),
+        };
+        let texts = ["1", "poison", "", "2"];
+        log.append(texts.map(record).into()).await;
+        let watch = async {
+            while metrics.dead_letter_retries.get() < 3 {
+                tokio::time::sleep(RETRY.0).await;
+            }
+            assert_eq!(log.bounds(GROUP).await.unwrap()[0].committed, 0);
+            letters.is_away.store(false, Relaxed);
+            log.append(vec![record("3")]).await;
+            log.close().await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(archive.run(), watch);
+        ended.unwrap();
+        assert_eq!(log.bounds(GROUP).await.unwrap()[0].committed, 5);
+        assert_eq!(*store.0.lock(), [0, 3, 4]);
+        let mut kept = Vec::new();
+        let mut reader = letters.subscribe(Start::Group("operator")).await.unwrap();
+        reader.poll(&mut kept, 10).await.unwrap();
+        let mut told: Vec<_> = kept
+            .iter()
+            .map(|entry| ["dlq.offset", "dlq.cause"].map(|name| entry.record.header(name).unwrap()))
+            .collect();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                ["1", "refused: it says poison"],
+                ["2", "unreadable: the message must be an object"]
+            ]
+        );
+        assert_eq!(kept[0].record.key, "k");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::backoff::Backoff;
 use crate::chat::message::Message;
 use crate::history::{Arrival, History};
 use crate::hub::Hub;
@@ -13,8 +14,8 @@ use crate::metrics::Metrics;
 use crate::protocol::event;
 use crate::topic::{Entry, Subscription, TopicError, header};
 
-/// Pause after a failed read of the log.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// First and longest pause after a failed read of the log.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Reads the log and queues each message to its recipients' sockets, in the log's order, each message once.
 pub struct Deliver {
@@ -26,17 +27,25 @@ pub struct Deliver {
 }
 
 impl Deliver {
-    /// Runs until the log is closed and read to its end.
-    pub async fn run(mut self) {
+    /// Runs until the log is closed and read to its end, or cannot be read any more: [`TopicError::Failed`], for
+    /// example when retention removed what was still to be read. To read on behind such a gap would show some messages
+    /// twice and others never; a new start begins where the log does.
+    pub async fn run(mut self) -> Result<(), TopicError> {
         let mut entries = Vec::new();
+        let mut backoff = None;
         loop {
             entries.clear();
             match self.subscription.poll(&mut entries, self.batch_max).await {
-                Ok(()) => self.deliver(&entries),
-                Err(TopicError::Closed) => return,
+                Ok(()) => {
+                    backoff = None;
+                    self.deliver(&entries);
+                }
+                Err(TopicError::Closed) => return Ok(()),
+                Err(error @ TopicError::Failed(_)) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the log cannot be read");
-                    tokio::time::sleep(RETRY_AFTER).await;
+                    let backoff = backoff.get_or_insert(Backoff::new(RETRY.0, RETRY.1));
+                    backoff.rest().await;
                 }
             }
         }
@@ -59,11 +68,15 @@ impl Deliver {
     fn read(&self, entry: &Entry) -> Arrival {
         let position = entry.position;
         let message = self.history.read(entry);
-        if message.is_none() {
+        // Skipped here; the archive puts it aside, once for all nodes.
+        if let Err(cause) = &message {
             self.metrics.records_unreadable.inc();
-            tracing::warn!(?position, "a record of the log is no message");
+            tracing::debug!(?position, %cause, "a record of the log is no message");
         }
-        Arrival { position, message }
+        Arrival {
+            position,
+            message: message.ok(),
+        }
     }
 
     fn show(&self, entry: &Entry, message: &Message) {
@@ -107,6 +120,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::history::{HistoryLimits, Origin};
+    use crate::hub::HubLimits;
+    use crate::store::embedded::EmbeddedStore;
+    use crate::topic::memory::Memory;
+    use crate::topic::{Record, Start, Topic};
 
     proptest! {
         #[test]
@@ -114,5 +132,47 @@ mod tests {
             let json = serde_json::to_vec(&ids).unwrap();
             prop_assert_eq!(users(&json).into_vec(), ids);
         }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_lost_what_was_still_to_be_read_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(EmbeddedStore::open(folder.path()).unwrap());
+        let log = Memory::new(1);
+        let bounds = log.bounds("archive").await.unwrap();
+        let metrics = Arc::new(Metrics::new(&[]));
+        let origin = Origin {
+            epoch: 1,
+            topic: "t",
+        };
+        let limits = HistoryLimits {
+            tail_bytes_max: 1 << 20,
+            recent_ids_max: 10,
+        };
+        let history = History::new(store, &bounds, origin, limits, metrics.clone());
+        let second = Duration::from_secs(1);
+        let limits = HubLimits {
+            outbox_bytes_max: 1 << 20,
+            rooms_per_socket_max: 1,
+            payload_bytes_max: 1 << 10,
+            ping_interval: second,
+            ping_timeout: second,
+            connect_timeout: Some(second),
+        };
+        let deliver = Deliver {
+            subscription: log.subscribe(Start::Latest).await.unwrap(),
+            history: Arc::new(history),
+            hub: Arc::new(Hub::new(limits, metrics.clone())),
+            metrics,
+            batch_max: 10,
+        };
+        let record = Record {
+            key: Default::default(),
+            headers: Default::default(),
+            value: Default::default(),
+        };
+        log.append(vec![record; 2]).await;
+        let ended = deliver.run().await;
+        assert!(matches!(ended, Err(TopicError::Failed(_))), "{ended:?}");
     }
 }

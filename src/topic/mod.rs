@@ -2,6 +2,7 @@
 //!
 //! A record with a key always lands in the same partition as others of that key, so one key's order is the log's.
 
+pub mod dead_letters;
 pub mod journal;
 pub mod kafka;
 pub mod memory;

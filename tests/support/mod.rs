@@ -19,6 +19,7 @@ pub mod http;
 pub mod packet;
 pub mod polling;
 pub mod random;
+pub mod records;
 pub mod server;
 pub mod websocket;
 

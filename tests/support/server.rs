@@ -34,6 +34,11 @@ impl Server {
         Self::launch(Arc::new(Folder::temporary()), owned(settings)).await
     }
 
+    /// As [`Server::start`], with settings that were made.
+    pub async fn start_with(settings: Vec<(String, String)>) -> Server {
+        Self::launch(Arc::new(Folder::temporary()), settings).await
+    }
+
     /// Starts on the folders that stand under `root` (`data/`, `uploads/`); they are left there afterwards.
     pub async fn start_in(root: &Path, settings: &[(&str, &str)]) -> Server {
         Self::launch(Arc::new(Folder::Kept(root.into())), owned(settings)).await

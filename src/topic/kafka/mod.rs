@@ -192,12 +192,17 @@ impl Shared {
         let marks = self.watermarks(by)?;
         let committed = self.committed(group, by)?;
         let bounds = (0..).zip(marks.iter().zip(committed));
-        let bounds = bounds.map(|(partition, (marks, committed))| Bounds {
-            partition,
-            committed: committed
-                .unwrap_or(marks.first)
-                .clamp(marks.first, marks.end),
-            end: marks.end,
+        let bounds = bounds.map(|(partition, (marks, committed))| {
+            let first = marks.first;
+            if committed.is_some_and(|committed| committed < first) {
+                let what = "records that the group has not read are gone";
+                tracing::error!(group, partition, ?committed, first, what);
+            }
+            Bounds {
+                partition,
+                committed: committed.unwrap_or(first).clamp(first, marks.end),
+                end: marks.end,
+            }
         });
         Ok(bounds.collect())
     }

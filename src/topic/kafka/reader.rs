@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{ClientConfig, ClientContext, Message, Offset, TopicPartitionList};
+use smallvec::SmallVec;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -425,30 +427,21 @@ fn unavailable(error: &KafkaError) -> TopicError {
 fn entry(message: &BorrowedMessage<'_>) -> Entry {
     let key = message.key().unwrap_or_default();
     let value = message.payload().unwrap_or_default();
-    let headers = || {
-        message
-            .headers()
-            .into_iter()
-            .flat_map(|headers| headers.iter())
-    };
-    let of_headers: usize = headers()
-        .map(|header| header.value.map_or(0, <[u8]>::len))
-        .sum();
+    let headers = headers(message);
+    let of_headers: usize = headers.iter().map(|(_, value)| value.len()).sum();
     let mut all = BytesMut::with_capacity(key.len() + value.len() + of_headers);
     all.extend_from_slice(key);
     all.extend_from_slice(value);
-    for header in headers() {
-        all.extend_from_slice(header.value.unwrap_or_default());
+    for (_, value) in &headers {
+        all.extend_from_slice(value);
     }
     let mut rest: Bytes = all.freeze();
     let record = Record {
         key: rest.split_to(key.len()),
         value: rest.split_to(value.len()),
-        headers: headers()
-            .map(|header| {
-                let bytes = rest.split_to(header.value.map_or(0, <[u8]>::len));
-                (name(header.key), bytes)
-            })
+        headers: headers
+            .into_iter()
+            .map(|(key, value)| (name(key), rest.split_to(value.len())))
             .collect(),
     };
     let position = Position {
@@ -461,6 +454,18 @@ fn entry(message: &BorrowedMessage<'_>) -> Entry {
         time_ms,
         record,
     }
+}
+
+/// Names and values. The client library panics at a name that is no UTF-8: such a record comes without its headers, for
+/// it must not end the thread that reads all the others.
+fn headers<'a>(message: &'a BorrowedMessage<'_>) -> SmallVec<[(&'a str, &'a [u8]); 4]> {
+    let read = || {
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        headers
+            .map(|header| (header.key, header.value.unwrap_or_default()))
+            .collect()
+    };
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_default()
 }
 
 /// Our own headers' names cost no allocation.
