@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blobs::{Blobs, BlobsConfig};
 use crate::config::Config;
-use crate::drain::Tasks;
+use crate::drain::{Drain, Tasks};
 use crate::metrics::Metrics;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::mongo::{MongoConfig, MongoStore};
@@ -51,8 +51,8 @@ enum Kind {
 }
 
 impl Backends {
-    /// Opens all three. `tasks` run what files need done when a client has gone.
-    pub async fn open(config: &Config, tasks: &Tasks) -> Result<Self, SetupError> {
+    /// Opens all three. `tasks` run what files need done when a client has gone, unless `drain` has begun.
+    pub async fn open(config: &Config, tasks: &Tasks, drain: &Drain) -> Result<Self, SetupError> {
         make_folder(&config.data_dir)?;
         let (log, log_told) = match given(&config.kafka.kafka_brokers) {
             Some(brokers) => open_kafka(config, brokers).await?,
@@ -62,7 +62,7 @@ impl Backends {
             Some(uri) => open_mongo(config, uri).await?,
             None => open_store(&config.data_dir).await?,
         };
-        let blobs = open_blobs(config, tasks).await?;
+        let blobs = open_blobs(config, tasks, drain).await?;
         let told = Told {
             log: log_told,
             store: store_told,
@@ -289,14 +289,20 @@ async fn open_mongo(config: &Config, uri: &str) -> Result<(Arc<dyn Store>, Strin
     }
 }
 
-async fn open_blobs(config: &Config, tasks: &Tasks) -> Result<Blobs, SetupError> {
+async fn open_blobs(config: &Config, tasks: &Tasks, drain: &Drain) -> Result<Blobs, SetupError> {
     let url = config.upload_url.as_deref().filter(|url| !url.is_empty());
-    let folder = BlobsConfig::choose(&config.upload_path, url);
-    let folder = folder.map_err(|error| setup("UPLOAD_URL", &error))?;
-    let tasks = tasks.clone();
-    blocking(move || Blobs::open(&folder, tasks))
+    // What the operator set, and so has to change.
+    let knob = if url.is_some() {
+        "UPLOAD_URL"
+    } else {
+        "UPLOAD_PATH"
+    };
+    let place = BlobsConfig::choose(&config.upload_path, url);
+    let place = place.map_err(|error| setup(knob, &error))?;
+    let (tasks, drain) = (tasks.clone(), drain.clone());
+    blocking(move || Blobs::open(&place, tasks, drain))
         .await?
-        .map_err(|error| setup("UPLOAD_PATH", &error))
+        .map_err(|error| setup(knob, &error))
 }
 
 async fn blocking<T: Send + 'static>(

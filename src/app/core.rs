@@ -71,7 +71,7 @@ impl Core {
             store,
             blobs,
             told,
-        } = Backends::open(config, &clients).await?;
+        } = Backends::open(config, &clients, &drain).await?;
         let space = FreeSpace::watch(config.data_dir.clone(), config.limits.disk_free_min);
         let space = Arc::new(space.map_err(|error| setup("DATA_DIR", &error))?);
         let bounds = bounds(&log, config.start_timeout).await?;

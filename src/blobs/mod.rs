@@ -1,23 +1,24 @@
 //! Uploaded files, in an object store: a folder of this machine, or a bucket of an S3 server.
 //!
 //! A file appears under its name whole and synced, or not at all. Whatever is not finished and kept is removed, also
-//! when the request that wrote it is cancelled; what a crash leaves is removed at the next start of a folder, and by a
-//! lifecycle rule of a bucket. Memory per transfer is bounded by one part. A server that does not answer ends every
+//! when the request that wrote it is cancelled and when the server is away just then; what a crash leaves is removed at
+//! the next start of a folder, and by a lifecycle rule of a bucket. Memory per transfer is bounded by one part. A server that does not answer ends every
 //! request within [`ANSWER_SECONDS_MAX`].
 
+mod discard;
 mod folder;
 mod s3;
+mod upload;
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use object_store::chunked::ChunkedStore;
@@ -25,13 +26,14 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use rustix::fs::{Access, access};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use crate::chat::attachment::BlobName;
-use crate::drain::Tasks;
+use crate::drain::{Drain, Tasks};
 
 pub use s3::Bucket;
+pub use upload::{Finished, Stored, Upload};
 
 // === Blobs ===
 
@@ -41,6 +43,11 @@ pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     place: Place,
     tasks: Tasks,
+    drain: Drain,
+    /// Bounds the parts under way, also of uploads that were given up.
+    parts: Arc<Semaphore>,
+    /// Bounds what waits to be removed.
+    discards: Arc<Semaphore>,
 }
 
 impl Blobs {
@@ -48,17 +55,17 @@ impl Blobs {
     /// left there is removed: one server a folder, for a second one's uploads under way would be taken for left over.
     /// Blocks; a bucket takes a thread of a runtime on which that is allowed.
     ///
-    /// `tasks` run what has to happen even when the caller goes away.
-    pub fn open(config: &BlobsConfig, tasks: Tasks) -> Result<Self, OpenError> {
+    /// `tasks` run what has to happen even when the caller goes away; when `drain` begins, nothing is waited for that
+    /// may take long.
+    pub fn open(config: &BlobsConfig, tasks: Tasks, drain: Drain) -> Result<Self, OpenError> {
         match config {
-            BlobsConfig::Folder(folder) => Self::open_folder(folder, tasks),
+            BlobsConfig::Folder(folder) => {
+                let (store, folder) = open_folder(folder)?;
+                Ok(Self::new(store, Place::Folder(folder), tasks, drain))
+            }
             BlobsConfig::Bucket(bucket) => {
                 let store = bucket.open().map_err(OpenError)?;
-                let blobs = Self {
-                    store,
-                    place: Place::Bucket,
-                    tasks,
-                };
+                let blobs = Self::new(store, Place::Bucket, tasks, drain);
                 let proof = blobs.within(bucket.prove(&*blobs.store));
                 let proven = tokio::runtime::Handle::current().block_on(proof);
                 proven.map_err(|error| OpenError(format!("cannot use {bucket}: {error}")))?;
@@ -67,36 +74,15 @@ impl Blobs {
         }
     }
 
-    fn open_folder(folder: &FsPath, tasks: Tasks) -> Result<Self, OpenError> {
-        let cannot = |error: &dyn Error| {
-            OpenError(format!(
-                "cannot use the upload folder {}: {error}",
-                folder.display()
-            ))
-        };
-        let folder = folder::prepare(folder).map_err(|error| cannot(&error))?;
-        let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| cannot(&error))?;
-        let local = ChunkedStore::new(Arc::new(local.with_fsync(true)), READ_BYTES);
-        Ok(Self {
-            store: Arc::new(local),
-            place: Place::Folder(folder.into()),
+    fn new(store: Arc<dyn ObjectStore>, place: Place, tasks: Tasks, drain: Drain) -> Self {
+        Self {
+            store,
+            place,
             tasks,
-        })
-    }
-
-    /// Begins a file. Nothing is to be seen under `name` before [`Upload::finish`].
-    pub async fn put(&self, name: BlobName) -> Result<Upload, BlobError> {
-        let parts = self
-            .within(self.store.put_multipart(&location(&name)?))
-            .await?;
-        Ok(Upload {
-            parts: Some(parts),
-            buffer: BytesMut::new(),
-            size: 0,
-            whole: true,
-            name,
-            blobs: self.clone(),
-        })
+            drain,
+            parts: Arc::new(Semaphore::new(PARTS_MAX)),
+            discards: Arc::new(Semaphore::new(discard::DISCARDS_MAX)),
+        }
     }
 
     /// A file, or `range` of it, which must lie within the file.
@@ -142,62 +128,6 @@ impl Blobs {
         }
     }
 
-    /// Removes a file, finished or half finished, in a task of its own. Sends when that is done.
-    fn discard(&self, name: BlobName, parts: Option<Parts>) -> oneshot::Receiver<()> {
-        let (done, receiver) = oneshot::channel();
-        // Without a runtime the whole process is ending: parts dropped remove themselves, the rest is for the next
-        // start.
-        if tokio::runtime::Handle::try_current().is_ok() {
-            let blobs = self.clone();
-            self.tasks.spawn("discard upload", async move {
-                match parts {
-                    Some(parts) => blobs.abort(parts).await,
-                    None => blobs.remove(&name).await,
-                }
-                // Nobody may be waiting.
-                let _unheard = done.send(());
-            });
-        }
-        receiver
-    }
-
-    async fn abort(&self, mut parts: Parts) {
-        if let Err(error) = self.within(parts.abort()).await {
-            tracing::warn!(%error, "an unfinished upload could not be removed");
-        }
-    }
-
-    async fn remove(&self, name: &BlobName) {
-        if let Err(error) = self.delete(name).await {
-            tracing::warn!(%error, name = name.as_str(), "a file nobody needs could not be removed");
-        }
-    }
-
-    /// Publishes the parts; when that fails, whichever of them are left behind are removed.
-    async fn complete(self, mut parts: Parts, name: BlobName, size: u64) -> Finished {
-        match self.within(parts.complete()).await {
-            Ok(_) => Ok(Stored {
-                size,
-                kept: false,
-                name,
-                blobs: self,
-            }),
-            Err(error) => {
-                match &self.place {
-                    Place::Folder(folder) => {
-                        // The store lets go of its own file as soon as it begins to publish.
-                        let left = folder.join(format!("{}#1", name.as_str()));
-                        let _gone_already =
-                            tokio::task::spawn_blocking(|| fs::remove_file(left)).await;
-                    }
-                    Place::Bucket => self.abort(parts).await,
-                }
-                self.remove(&name).await;
-                Err(error)
-            }
-        }
-    }
-
     /// Waits for an answer: from a disk as long as it takes, from a server at most [`ANSWER_SECONDS_MAX`].
     async fn within<T>(
         &self,
@@ -213,6 +143,16 @@ impl Blobs {
         }
     }
 
+    /// Waits until one more part may be under way, no longer than for an answer.
+    async fn room_for_part(&self) -> Result<OwnedSemaphorePermit, BlobError> {
+        let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
+        let room = tokio::time::timeout(limit, self.parts.clone().acquire_owned()).await;
+        match room {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(BlobError::Unavailable("too many parts wait".into())),
+        }
+    }
+
     /// What an upload holds in memory at most, in bytes.
     fn part_bytes(&self) -> usize {
         match self.place {
@@ -220,6 +160,19 @@ impl Blobs {
             Place::Bucket => s3::PART_BYTES,
         }
     }
+}
+
+fn open_folder(folder: &FsPath) -> Result<(Arc<dyn ObjectStore>, Arc<FsPath>), OpenError> {
+    let cannot = |error: &dyn Error| {
+        OpenError(format!(
+            "cannot use the upload folder {}: {error}",
+            folder.display()
+        ))
+    };
+    let folder = folder::prepare(folder).map_err(|error| cannot(&error))?;
+    let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| cannot(&error))?;
+    let local = ChunkedStore::new(Arc::new(local.with_fsync(true)), READ_BYTES);
+    Ok((Arc::new(local), folder.into()))
 }
 
 #[derive(Clone, Debug)]
@@ -261,127 +214,6 @@ impl BlobsConfig {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(String);
-
-// === Upload ===
-
-/// A file being written. Dropped before [`Upload::finish`] has returned, it leaves nothing.
-#[derive(Debug)]
-pub struct Upload {
-    /// `None` once handed to whoever publishes or removes them.
-    parts: Option<Parts>,
-    buffer: BytesMut,
-    size: u64,
-    /// No part was lost: cleared while one is on its way.
-    whole: bool,
-    name: BlobName,
-    blobs: Blobs,
-}
-
-impl Upload {
-    /// Appends. After an error, or when this was cancelled, the upload can only be dropped.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
-        self.size += bytes.len() as u64;
-        self.buffer.extend_from_slice(&bytes);
-        let part_bytes = self.blobs.part_bytes();
-        while self.buffer.len() >= part_bytes {
-            let part = self.buffer.split_to(part_bytes).freeze();
-            self.put_part(part).await?;
-        }
-        Ok(())
-    }
-
-    /// Bytes written so far.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Publishes the file, synced to disk or acknowledged by the server. Cancelled meanwhile, the file is removed as
-    /// soon as it is there.
-    pub async fn finish(mut self) -> Finished {
-        let rest = self.buffer.split().freeze();
-        if !rest.is_empty() {
-            self.put_part(rest).await?;
-        }
-        let parts = self.parts.take().filter(|_| self.whole);
-        let parts = parts.ok_or_else(|| BlobError::Unavailable("a part was lost".into()))?;
-        let (tell, told) = oneshot::channel();
-        let (blobs, name) = (self.blobs.clone(), self.name.clone());
-        let complete = blobs.complete(parts, name, self.size);
-        self.blobs.tasks.spawn("finish upload", async move {
-            // Unheard, the `Stored` in it is dropped, which removes the file.
-            let _unheard = tell.send(complete.await);
-        });
-        told.await
-            .unwrap_or_else(|_| Err(BlobError::Unavailable("the server is stopping".into())))
-    }
-
-    /// Gives up, and returns when nothing is left.
-    pub async fn abort(mut self) {
-        if let Some(parts) = self.parts.take() {
-            let done = self.blobs.discard(self.name.clone(), Some(parts));
-            let _stopping = done.await;
-        }
-    }
-
-    async fn put_part(&mut self, part: Bytes) -> Result<(), BlobError> {
-        let lost = || BlobError::Unavailable("a part was lost".into());
-        let parts = self
-            .parts
-            .as_mut()
-            .filter(|_| self.whole)
-            .ok_or_else(lost)?;
-        self.whole = false;
-        self.blobs.within(parts.put_part(part.into())).await?;
-        self.whole = true;
-        Ok(())
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Some(parts) = self.parts.take() {
-            drop(self.blobs.discard(self.name.clone(), Some(parts)));
-        }
-    }
-}
-
-/// What [`Upload::finish`] comes to.
-pub type Finished = Result<Stored, BlobError>;
-
-/// A file that is published but not needed by anybody yet: dropped before [`Stored::keep`], it is removed.
-#[derive(Debug)]
-pub struct Stored {
-    size: u64,
-    kept: bool,
-    name: BlobName,
-    blobs: Blobs,
-}
-
-impl Stored {
-    pub fn name(&self) -> &BlobName {
-        &self.name
-    }
-
-    /// Bytes of the file.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Lets the file stay. To be called before its message is handed to the log, since from then on the message may be
-    /// there; when it certainly is not, [`Blobs::delete`] takes the file away.
-    pub fn keep(mut self) -> BlobName {
-        self.kept = true;
-        self.name.clone()
-    }
-}
-
-impl Drop for Stored {
-    fn drop(&mut self) {
-        if !self.kept {
-            drop(self.blobs.discard(self.name.clone(), None));
-        }
-    }
-}
 
 // === Blob ===
 
@@ -470,6 +302,8 @@ fn location(name: &BlobName) -> Result<Path, BlobError> {
 
 /// A server's answer is waited for no longer than this.
 pub const ANSWER_SECONDS_MAX: u64 = 10;
+/// Parts on their way at once, whole and in memory.
+const PARTS_MAX: usize = 64;
 /// Written to a folder at once, so held in memory by an upload.
 const PART_BYTES: usize = 256 << 10;
 /// Read at once.
