@@ -162,6 +162,10 @@ pub struct Limits {
     #[arg(long, env = "UPLOADS_MAX", default_value_t = 64)]
     pub uploads_max: usize,
 
+    /// Files of a bucket are got by signed links that are valid so many seconds; 0: through this service
+    #[arg(long, env = "UPLOAD_LINK_SECONDS", default_value_t = 0)]
+    pub upload_link_seconds: u32,
+
     /// Time to send a request's head (ms)
     #[arg(long = "header-timeout-ms", value_name = "MS", env = "HEADER_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
     pub header_timeout: Duration,
@@ -391,7 +395,7 @@ impl Config {
         ]
     }
 
-    fn sizes(&self) -> [Number; 7] {
+    fn sizes(&self) -> [Number; 8] {
         const TIB: u64 = 1 << 40;
         let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
         let size = |name, given, min, max| Number {
@@ -416,6 +420,13 @@ impl Config {
                 self.journal.journal_segment_bytes,
                 1 << 10,
                 TIB,
+            ),
+            // Seven days are what S3 takes at most.
+            size(
+                "UPLOAD_LINK_SECONDS",
+                u64::from(limits.upload_link_seconds),
+                0,
+                604_800,
             ),
             size("LOG_EPOCH", u64::from(self.journal.log_epoch), 1, 8_191),
         ]

@@ -299,6 +299,10 @@ async fn open_blobs(config: &Config, tasks: &Tasks, drain: &Drain) -> Result<Blo
     };
     let place = BlobsConfig::choose(&config.upload_path, url);
     let place = place.map_err(|error| setup(knob, &error))?;
+    if config.limits.upload_link_seconds > 0 && matches!(place, BlobsConfig::Folder(_)) {
+        let sentence = "UPLOAD_LINK_SECONDS: only a bucket has links, see UPLOAD_URL";
+        return Err(SetupError(sentence.into()));
+    }
     let (tasks, drain) = (tasks.clone(), drain.clone());
     blocking(move || Blobs::open(&place, tasks, drain))
         .await?

@@ -211,8 +211,10 @@ impl Core {
             unix_ms,
             random,
         };
+        let link_seconds = u64::from(limits.upload_link_seconds);
         let files = Files {
             blobs: self.blobs.clone(),
+            link_validity: (link_seconds > 0).then(|| Duration::from_secs(link_seconds)),
         };
         let socket_path = engine.socket_path.clone();
         let parts = router::Parts {

@@ -63,7 +63,7 @@ impl Blobs {
     }
 
     async fn clear(&self, mut unwanted: Unwanted, tried: oneshot::Sender<()>) {
-        let is_bucket = matches!(self.place, Place::Bucket);
+        let is_bucket = matches!(self.place, Place::Bucket(_));
         if let Some(sending) = unwanted.sending.take() {
             // Bounded, as every wait for an answer.
             unwanted.is_unsettled = !matches!(sending.await, Ok(Ok(())));

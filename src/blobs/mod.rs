@@ -64,8 +64,8 @@ impl Blobs {
                 Ok(Self::new(store, Place::Folder(folder), tasks, drain))
             }
             BlobsConfig::Bucket(bucket) => {
-                let store = bucket.open().map_err(OpenError)?;
-                let blobs = Self::new(store, Place::Bucket, tasks, drain);
+                let (store, links) = bucket.open().map_err(OpenError)?;
+                let blobs = Self::new(store, Place::Bucket(links), tasks, drain);
                 let proof = blobs.within(bucket.prove(&*blobs.store));
                 let proven = tokio::runtime::Handle::current().block_on(proof);
                 proven.map_err(|error| OpenError(format!("cannot use {bucket}: {error}")))?;
@@ -105,6 +105,17 @@ impl Blobs {
         Ok(info(&self.within(self.store.head(&location(name)?)).await?))
     }
 
+    /// A link by which anybody gets the file from the bucket's server for as long as `valid`, as the type and in the way
+    /// that we would serve it. Does not look whether the file is there. A folder has no links: an error.
+    pub async fn link(&self, name: &BlobName, valid: Duration) -> Result<String, BlobError> {
+        let Place::Bucket(links) = &self.place else {
+            return Err(BlobError::Unavailable("a folder has no links".into()));
+        };
+        let (path, media) = (location(name)?, name.media());
+        let signed = links.sign(&path, media.content_type, media.disposition(), valid);
+        Ok(self.within(signed).await?.into())
+    }
+
     /// Removes a file; one that is not there counts as removed.
     pub async fn delete(&self, name: &BlobName) -> Result<(), BlobError> {
         match self.within(self.store.delete(&location(name)?)).await {
@@ -117,7 +128,7 @@ impl Blobs {
     pub async fn ping(&self) -> Result<(), BlobError> {
         let folder = match &self.place {
             Place::Folder(folder) => Arc::clone(folder),
-            Place::Bucket => return self.within(s3::ping(&*self.store)).await,
+            Place::Bucket(_) => return self.within(s3::ping(&*self.store)).await,
         };
         let access = move || access(&*folder, Access::WRITE_OK | Access::EXEC_OK);
         let answer = tokio::task::spawn_blocking(access).await;
@@ -135,7 +146,7 @@ impl Blobs {
     ) -> Result<T, BlobError> {
         match self.place {
             Place::Folder(_) => Ok(work.await?),
-            Place::Bucket => {
+            Place::Bucket(_) => {
                 let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
                 let answer = tokio::time::timeout(limit, work).await;
                 Ok(answer.map_err(|_| BlobError::Unavailable("no answer in time".into()))??)
@@ -157,7 +168,7 @@ impl Blobs {
     fn part_bytes(&self) -> usize {
         match self.place {
             Place::Folder(_) => PART_BYTES,
-            Place::Bucket => s3::PART_BYTES,
+            Place::Bucket(_) => s3::PART_BYTES,
         }
     }
 }
@@ -178,7 +189,7 @@ fn open_folder(folder: &FsPath) -> Result<(Arc<dyn ObjectStore>, Arc<FsPath>), O
 #[derive(Clone, Debug)]
 enum Place {
     Folder(Arc<FsPath>),
-    Bucket,
+    Bucket(s3::Links),
 }
 
 /// Which place files go to.
