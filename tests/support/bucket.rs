@@ -86,15 +86,21 @@ impl Bucket {
         &found.unwrap_or_else(|| panic!("no {name}")).1
     }
 
-    /// Every file with bytes on the server's disk that is in the bucket, parts of unfinished uploads among them, but not
-    /// what a service writes to see that it can. An upload without parts has none: when the answer that names it was
-    /// never heard, only a lifecycle rule can remove it.
+    /// Every file on the server's disk that is in the bucket, parts of unfinished uploads among them, but not what a
+    /// service writes to see that it can.
     pub fn files(&self) -> Vec<PathBuf> {
         let bucket = self.variable("TEST_S3_URL").trim_start_matches("s3://");
         let mut files = Vec::new();
         collect(&self.folder.path().join("s3/data").join(bucket), &mut files);
-        let has_bytes = |file: &Path| file.metadata().is_ok_and(|file| file.len() > 0);
-        files.retain(|file| !file.ends_with(".writable") && has_bytes(file));
+        files.retain(|file| !file.ends_with(".writable"));
+        files
+    }
+
+    /// As [`Bucket::files`], but for uploads without parts: when the answer that names such a one was never heard, only
+    /// a lifecycle rule can remove it.
+    pub fn files_with_bytes(&self) -> Vec<PathBuf> {
+        let mut files = self.files();
+        files.retain(|file| file.metadata().is_ok_and(|file| file.len() > 0));
         files
     }
 
