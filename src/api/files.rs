@@ -1,5 +1,5 @@
-//! `GET` and `HEAD /uploads/:filename`: files of others, streamed so that a browser never runs what is in them; or, when
-//! links are configured, a redirect to where they are.
+//! `GET` and `HEAD /uploads/:filename`: files of others, streamed so that a browser never runs what is in them; or,
+//! when links are configured, a redirect to where they are.
 
 use std::time::Duration;
 

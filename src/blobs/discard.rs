@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::upload::Sending;
-use super::{ANSWER_SECONDS_MAX, BlobError, Blobs, Parts, Place};
+use super::store::{ANSWER_SECONDS_MAX, BlobError, Blobs, Parts, Place};
 use crate::chat::attachment::BlobName;
 use crate::drain::Stage;
+
+/// What becomes of a part, told once.
+pub(super) type Sending = oneshot::Receiver<Result<(), BlobError>>;
 
 /// What is to be removed.
 pub(super) struct Unwanted {
@@ -121,8 +123,6 @@ impl Blobs {
     }
 }
 
-/// How many may wait for a server that is away; more are tried once.
-pub(super) const DISCARDS_MAX: usize = 1_024;
 /// Between two tries, doubled each time. All together about an hour.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);

@@ -1,14 +1,14 @@
 //! A file on its way into the store: begun, written in parts, published, kept.
 //!
-//! What was asked of the store is waited for in a task of its own, also when the caller has gone: nothing can be removed
-//! for sure while a request that adds to it is still under way.
+//! What was asked of the store is waited for in a task of its own, also when the caller has gone: nothing can be
+//! removed for sure while a request that adds to it is still under way.
 
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStoreExt;
 use tokio::sync::oneshot;
 
-use super::discard::Unwanted;
-use super::{BlobError, Blobs, Parts, Place, location};
+use super::discard::{Sending, Unwanted};
+use super::store::{BlobError, Blobs, Parts, Place, location};
 use crate::chat::attachment::BlobName;
 
 impl Blobs {
@@ -90,9 +90,6 @@ pub struct Upload {
     name: BlobName,
     blobs: Blobs,
 }
-
-/// What becomes of a part, told once.
-pub(super) type Sending = oneshot::Receiver<Result<(), BlobError>>;
 
 impl Upload {
     /// Appends. After an error, or when this was cancelled, the upload can only be dropped.
