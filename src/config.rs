@@ -144,6 +144,10 @@ pub struct Limits {
     #[arg(long, env = "UPLOADS_MAX", default_value_t = 64)]
     pub uploads_max: usize,
 
+    /// Files of a bucket are got by signed links that are valid so many seconds; 0: through this service
+    #[arg(long, env = "UPLOAD_LINK_SECONDS", default_value_t = 0)]
+    pub upload_link_seconds: u32,
+
     /// Time to send a request's head (ms)
     #[arg(long = "header-timeout-ms", value_name = "MS", env = "HEADER_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
     pub header_timeout: Duration,
@@ -386,7 +390,7 @@ impl Config {
         ]
     }
 
-    fn sizes(&self) -> [Number; 8] {
+    fn sizes(&self) -> [Number; 9] {
         const TIB: u64 = 1 << 40;
         let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
         let outbox = limits.outbox_bytes_max as u64;
@@ -410,6 +414,13 @@ impl Config {
                 TIB,
             ),
             size("DEAD_LETTERS_BYTES_MAX", letters, 16 << 20, TIB),
+            // Seven days are what S3 takes at most.
+            size(
+                "UPLOAD_LINK_SECONDS",
+                u64::from(limits.upload_link_seconds),
+                0,
+                604_800,
+            ),
             size("LOG_EPOCH", u64::from(self.journal.log_epoch), 1, 8_191),
         ]
     }

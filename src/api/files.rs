@@ -1,10 +1,13 @@
-//! `GET` and `HEAD /uploads/:filename`: files of others, streamed so that a browser never runs what is in them.
+//! `GET` and `HEAD /uploads/:filename`: files of others, streamed so that a browser never runs what is in them; or,
+//! when links are configured, a redirect to where they are.
+
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    LAST_MODIFIED, RANGE,
+    LAST_MODIFIED, LOCATION, RANGE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
@@ -20,6 +23,8 @@ use crate::http::reply::{self, Error, Reply};
 /// Serves uploaded files.
 pub struct Files {
     pub blobs: Blobs,
+    /// Clients get files from the bucket themselves, by links that are valid so long; `None`: from us.
+    pub link_validity: Option<Duration>,
 }
 
 impl Files {
@@ -46,6 +51,10 @@ impl Files {
                 common,
                 reply::empty(StatusCode::OK),
             ));
+        }
+        if let Some(valid) = self.link_validity.filter(|_| *method == Method::GET) {
+            let link = self.blobs.link(&name, valid).await.map_err(blob_error)?;
+            return Ok(elsewhere(&link));
         }
         let ranged = match text(headers, RANGE) {
             Some(asked) if range_stands(headers, &info) => range::parse(asked, info.size),
@@ -81,6 +90,13 @@ fn answer(status: StatusCode, headers: HeaderMap, mut reply: Reply) -> Reply {
     reply
 }
 
+/// To a link that will not be valid for long, so it is not to be kept.
+fn elsewhere(link: &str) -> Reply {
+    let mut reply = reply::empty(StatusCode::TEMPORARY_REDIRECT);
+    insert(reply.headers_mut(), LOCATION, link);
+    reply::with(reply, CACHE_CONTROL, "no-store")
+}
+
 fn unsatisfiable(size: u64) -> Reply {
     let error = Error::new(
         StatusCode::RANGE_NOT_SATISFIABLE,
@@ -101,8 +117,8 @@ fn common_headers(name: &BlobName, info: &BlobInfo) -> HeaderMap {
     let media = name.media();
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media.content_type));
-    let disposition = if media.inline { "inline" } else { "attachment" };
-    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(disposition));
+    let disposition = HeaderValue::from_static(media.disposition());
+    headers.insert(CONTENT_DISPOSITION, disposition);
     let policy = HeaderValue::from_static("default-src 'none'; sandbox");
     headers.insert(CONTENT_SECURITY_POLICY, policy);
     // A name is never given to another file.

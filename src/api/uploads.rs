@@ -220,7 +220,7 @@ impl Uploads {
                 }
                 // It may be in the log, so it may need its file.
                 Err(Rejection::Unknown) => {}
-                Ok(_) | Err(_) => remove(&blobs, &blob).await,
+                Ok(_) | Err(_) => blobs.remove(blob),
             }
             // The client may have gone.
             let _unheard = answer.send(published);
@@ -236,13 +236,6 @@ impl Uploads {
         let found =
             found.map_err(|_| Error::unavailable("history is not available now, try again"))?;
         Ok(found.into_iter().next())
-    }
-}
-
-/// Takes away a file that no message names.
-async fn remove(blobs: &Blobs, blob: &BlobName) {
-    if let Err(error) = blobs.delete(blob).await {
-        tracing::warn!(%error, name = blob.as_str(), "a file without a message was left");
     }
 }
 

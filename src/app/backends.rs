@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blobs::{Blobs, BlobsConfig};
 use crate::config::Config;
-use crate::drain::Tasks;
+use crate::drain::{Drain, Tasks};
 use crate::metrics::Metrics;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::mongo::{MongoConfig, MongoStore};
@@ -65,8 +65,8 @@ struct OpenLog {
 }
 
 impl Backends {
-    /// Opens all three. `tasks` run what files need done when a client has gone.
-    pub async fn open(config: &Config, tasks: &Tasks) -> Result<Self, SetupError> {
+    /// Opens all three. `tasks` run what files need done when a client has gone, unless `drain` has begun.
+    pub async fn open(config: &Config, tasks: &Tasks, drain: &Drain) -> Result<Self, SetupError> {
         make_folder(&config.data_dir)?;
         let OpenLog {
             log,
@@ -81,7 +81,7 @@ impl Backends {
             Some(uri) => open_mongo(config, uri).await?,
             None => open_store(&config.data_dir).await?,
         };
-        let blobs = open_blobs(config, tasks).await?;
+        let blobs = open_blobs(config, tasks, drain).await?;
         let told = Told {
             log: log_told,
             letters: letters.to_string(),
@@ -361,14 +361,24 @@ async fn open_mongo(config: &Config, uri: &str) -> Result<(Arc<dyn Store>, Strin
     }
 }
 
-async fn open_blobs(config: &Config, tasks: &Tasks) -> Result<Blobs, SetupError> {
+async fn open_blobs(config: &Config, tasks: &Tasks, drain: &Drain) -> Result<Blobs, SetupError> {
     let url = config.upload_url.as_deref().filter(|url| !url.is_empty());
-    let folder = BlobsConfig::choose(&config.upload_path, url);
-    let folder = folder.map_err(|error| setup("UPLOAD_URL", &error))?;
-    let tasks = tasks.clone();
-    blocking(move || Blobs::open(&folder, tasks))
+    // What the operator set, and so has to change.
+    let knob = if url.is_some() {
+        "UPLOAD_URL"
+    } else {
+        "UPLOAD_PATH"
+    };
+    let place = BlobsConfig::choose(&config.upload_path, url);
+    let place = place.map_err(|error| setup(knob, &error))?;
+    if config.limits.upload_link_seconds > 0 && matches!(place, BlobsConfig::Folder(_)) {
+        let sentence = "UPLOAD_LINK_SECONDS: only a bucket has links, see UPLOAD_URL";
+        return Err(SetupError(sentence.into()));
+    }
+    let (tasks, drain) = (tasks.clone(), drain.clone());
+    blocking(move || Blobs::open(&place, tasks, drain))
         .await?
-        .map_err(|error| setup("UPLOAD_PATH", &error))
+        .map_err(|error| setup(knob, &error))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -83,7 +83,7 @@ impl Core {
             store,
             blobs,
             told,
-        } = Backends::open(config, &clients).await?;
+        } = Backends::open(config, &clients, &drain).await?;
         let space = FreeSpace::watch(config.data_dir.clone(), config.limits.disk_free_min);
         let space = Arc::new(space.map_err(|error| setup("DATA_DIR", &error))?);
         let bounds = bounds(&log, config.start_timeout).await?;
@@ -259,8 +259,10 @@ impl Core {
             unix_ms,
             random,
         };
+        let link_seconds = u64::from(limits.upload_link_seconds);
         let files = Files {
             blobs: self.blobs.clone(),
+            link_validity: (link_seconds > 0).then(|| Duration::from_secs(link_seconds)),
         };
         let socket_path = engine.socket_path.clone();
         let parts = router::Parts {

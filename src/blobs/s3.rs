@@ -6,9 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use http::Method;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::signer::{SignedUrlOptions, Signer};
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use url::Url;
 
@@ -44,7 +46,7 @@ impl Bucket {
     }
 
     /// Speaks to nobody yet. The error is a sentence.
-    pub(super) fn open(&self) -> Result<Arc<dyn ObjectStore>, String> {
+    pub(super) fn open(&self) -> Result<(Arc<dyn ObjectStore>, Links), String> {
         let mut builder = AmazonS3Builder::new();
         for (name, value) in &self.variables {
             // Others are for other programs.
@@ -75,7 +77,12 @@ impl Bucket {
             .with_disable_bulk_delete(true)
             .build()
             .map_err(|error| format!("cannot use {self}: {error}"))?;
-        Ok(Arc::new(PrefixStore::new(store, self.prefix.clone())))
+        let links = Links {
+            store: store.clone(),
+            prefix: self.prefix.clone(),
+        };
+        let store = PrefixStore::new(store, self.prefix.clone());
+        Ok((Arc::new(store), links))
     }
 
     /// Writes an object, so that wrong keys or a missing bucket are known before anybody uploads.
@@ -96,7 +103,7 @@ impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the bucket {}", self.name)?;
         match self.value("AWS_ENDPOINT_URL") {
-            Some(endpoint) => write!(f, " at {endpoint}"),
+            Some(endpoint) => write!(f, " at {endpoint} (AWS_ENDPOINT_URL)"),
             None => Ok(()),
         }
     }
@@ -107,6 +114,37 @@ impl fmt::Debug for Bucket {
         fmt::Display::fmt(self, f)
     }
 }
+
+// === Links ===
+
+/// Makes links by which clients get files from the server themselves.
+#[derive(Clone, Debug)]
+pub(super) struct Links {
+    store: AmazonS3,
+    prefix: Path,
+}
+
+impl Links {
+    /// A link to get `name`, signed, for as long as `valid`. The server answers it with this type and disposition.
+    pub async fn sign(
+        &self,
+        name: &Path,
+        content_type: &str,
+        disposition: &str,
+        valid: Duration,
+    ) -> object_store::Result<Url> {
+        let path = self.prefix.parts().chain(name.parts()).collect();
+        let answered_with = SignedUrlOptions::new().with_query([
+            ("response-content-type", content_type),
+            ("response-content-disposition", disposition),
+        ]);
+        self.store
+            .signed_url_opts(Method::GET, &path, valid, &answered_with)
+            .await
+    }
+}
+
+// === how patient we are ===
 
 /// Answers when the server does, and lets us in.
 pub(super) async fn ping(store: &dyn ObjectStore) -> object_store::Result<()> {

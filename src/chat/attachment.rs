@@ -62,6 +62,13 @@ pub struct Media {
     pub inline: bool,
 }
 
+impl Media {
+    /// The same as a header's value.
+    pub fn disposition(&self) -> &'static str {
+        if self.inline { "inline" } else { "attachment" }
+    }
+}
+
 // === what a file is ===
 
 /// The media type of an uploaded file: what its first bytes say, else what the client says, else what the name says.

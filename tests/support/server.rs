@@ -49,6 +49,10 @@ impl Server {
         let folder = Folder::temporary();
         let mut process = Process::spawn(folder.root(), &owned(settings));
         let status = process.exit(DEADLINE, "a refused start to end").await;
+        // It may have ended before what it said was read.
+        for thread in process.threads.drain(..) {
+            thread.join().ok();
+        }
         (status, process.output())
     }
 
