@@ -224,6 +224,15 @@ pub struct KafkaOptions {
     )]
     pub kafka_topic_chat_messages: String,
 
+    /// Begins the names of our consumer groups: one a service, the same on each of its nodes
+    #[arg(long, env = "KAFKA_GROUP_PREFIX", default_value = "chat-svc.")]
+    pub kafka_group_prefix: String,
+
+    /// Name of this node that it keeps over restarts, never two nodes': after a crash the archive goes on at once, not
+    /// after 10 s
+    #[arg(long, env = "KAFKA_INSTANCE_ID")]
+    pub kafka_instance_id: Option<String>,
+
     /// Partitions of a topic that is made
     #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12)]
     pub kafka_partitions: u32,

@@ -174,6 +174,8 @@ async fn open_kafka(config: &Config, brokers: &str) -> Result<(Log, String), Set
     };
     let settings = KafkaConfig {
         client_id: options.kafka_client_id.clone(),
+        group_prefix: options.kafka_group_prefix.clone(),
+        instance_id: given(&options.kafka_instance_id).map(str::to_owned),
         partitions: options.kafka_partitions,
         replication: options.kafka_replication,
         min_insync_replicas: options.kafka_min_insync_replicas,

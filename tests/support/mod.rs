@@ -15,10 +15,13 @@ pub mod accounting;
 pub mod client;
 pub mod history;
 pub mod http;
+pub mod load;
+pub mod metrics;
 pub mod packet;
 pub mod polling;
 pub mod random;
 pub mod server;
+pub mod services;
 pub mod websocket;
 
 use std::future::Future;
