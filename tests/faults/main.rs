@@ -9,8 +9,12 @@
     reason = "test code: a panic is how a test fails"
 )]
 
-#[path = "../support/broker.rs"]
+mod away;
 mod broker;
+#[path = "../support/broker.rs"]
+mod broker_process;
 mod kill;
+mod start;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,11 +25,20 @@ use super::{history, within_for};
 pub struct Books {
     pub account: Arc<Mutex<Account>>,
     undecided: Vec<Arc<Mutex<Vec<String>>>>,
+    /// What the server may refuse with.
+    refusals: &'static [&'static str],
 }
 
 impl Books {
     pub fn new() -> Books {
+        Books::allowing(&["busy", "draining", "unknown"])
+    }
+
+    /// Any other refusal is a failure. A healthy server may say under load that lanes are full, that it stops, or that
+    /// a stop overtook the append.
+    pub fn allowing(refusals: &'static [&'static str]) -> Books {
         Books {
+            refusals,
             account: Arc::default(),
             undecided: (0..SENDERS).map(|_| Arc::default()).collect(),
         }
@@ -84,6 +94,8 @@ pub struct Load {
     acked: watch::Receiver<u64>,
     /// Changes with each message shown.
     shown: watch::Receiver<()>,
+    /// The senders are to stop once all they sent is decided.
+    enough: Arc<AtomicBool>,
 }
 
 impl Load {
@@ -105,6 +117,7 @@ impl Load {
         }
         let (sender, acked) = watch::channel(0);
         let sender = Arc::new(sender);
+        let enough = Arc::new(AtomicBool::new(false));
         let mut senders = JoinSet::new();
         for number in 0..SENDERS {
             let one = Sender {
@@ -117,6 +130,8 @@ impl Load {
                 in_flight: VecDeque::new(),
                 asked: HashMap::new(),
                 stopping: false,
+                enough: enough.clone(),
+                refusals: books.refusals,
             };
             senders.spawn(one.send(server.address, messages));
         }
@@ -126,6 +141,7 @@ impl Load {
             account: books.account.clone(),
             acked,
             shown,
+            enough,
         }
     }
 
@@ -142,6 +158,11 @@ impl Load {
             reached.await.is_ok(),
             "all senders ended before {goal} acknowledgements"
         );
+    }
+
+    /// Has the senders stop once all they sent is decided.
+    pub fn enough(&self) {
+        self.enough.store(true, Ordering::Relaxed);
     }
 
     /// For senders that stop by themselves: waits until the readers were shown all that was acknowledged in this run.
@@ -225,6 +246,8 @@ struct Sender {
     asked: HashMap<u64, String>,
     /// The server said that it drains.
     stopping: bool,
+    enough: Arc<AtomicBool>,
+    refusals: &'static [&'static str],
 }
 
 impl Sender {
@@ -237,7 +260,8 @@ impl Sender {
         let mut number = 0;
         let mut open = true;
         while open {
-            while open && !self.stopping && self.in_flight.len() < IN_FLIGHT {
+            let enough = self.enough.load(Ordering::Relaxed);
+            while open && !enough && !self.stopping && self.in_flight.len() < IN_FLIGHT {
                 let text = match waiting.pop_front() {
                     Some(text) => text,
                     None if number == messages => break,
@@ -248,11 +272,15 @@ impl Sender {
                 };
                 open = self.offer(&mut client, text).await;
             }
-            if self.in_flight.is_empty() && number == messages {
+            if self.in_flight.is_empty() && (enough || number == messages) {
                 break;
             }
             match client.next().await {
-                Some(incoming) => self.receive(incoming),
+                Some(incoming) => {
+                    if self.receive(incoming) {
+                        tokio::time::sleep(BACKOFF).await;
+                    }
+                }
                 None => open = false,
             }
         }
@@ -281,12 +309,14 @@ impl Sender {
         }
     }
 
-    fn receive(&mut self, incoming: Incoming) {
+    /// Whether it was a refusal.
+    fn receive(&mut self, incoming: Incoming) -> bool {
         match incoming {
             Incoming::Event(event) if event.name == "messageSent" => self.ack(event.data()),
             Incoming::Event(event) if event.name == "messageError" => {
                 if let Some(text) = event.data()["client_message_id"].as_str() {
                     self.refused(text, event.data());
+                    return true;
                 }
             }
             Incoming::Ack { id, args, .. } => {
@@ -294,13 +324,15 @@ impl Sender {
                     .asked
                     .remove(&id)
                     .expect("an acknowledgement that was asked for");
-                match args[0]["status"].as_str() {
-                    Some("ok") => self.ack(&args[0]["message"]),
-                    _ => self.refused(&text, &args[0]),
+                if args[0]["status"] != "ok" {
+                    self.refused(&text, &args[0]);
+                    return true;
                 }
+                self.ack(&args[0]["message"]);
             }
             _ => {}
         }
+        false
     }
 
     fn ack(&mut self, message: &Value) {
@@ -313,7 +345,7 @@ impl Sender {
     fn refused(&mut self, text: &str, error: &Value) {
         let code = error["code"].as_str().expect("a refusal has a code");
         assert!(
-            REFUSALS.contains(&code),
+            self.refusals.contains(&code),
             "unexpected refusal under load: {error}"
         );
         self.account.lock().unwrap().reject(text, code);
@@ -348,8 +380,8 @@ pub fn number_from_env(name: &str, default: u64) -> u64 {
     number.unwrap_or(default)
 }
 
-/// What a healthy server may answer under load: lanes are full, it stops, or a stop overtook the append.
-const REFUSALS: [&str; 3] = ["busy", "draining", "unknown"];
+/// How long a sender rests that was refused, as people do.
+const BACKOFF: Duration = Duration::from_millis(50);
 const SENDERS: usize = 8;
 const CONVERSATIONS: usize = 4;
 /// Messages of one sender that may be undecided at once.

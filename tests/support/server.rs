@@ -41,9 +41,13 @@ impl Server {
 
     /// Starts something that is expected to give up: its exit status and all it printed.
     pub async fn start_refused(settings: &[(&str, &str)]) -> (ExitStatus, String) {
-        let folder = Folder::temporary();
-        let mut process = Process::spawn(folder.root(), &owned(settings));
-        let status = process.exit(DEADLINE, "a refused start to end").await;
+        Self::start_refused_in(Folder::temporary().root(), settings).await
+    }
+
+    /// As [`Server::start_refused`], on the folders under `root`.
+    pub async fn start_refused_in(root: &Path, settings: &[(&str, &str)]) -> (ExitStatus, String) {
+        let mut process = Process::spawn(root, &owned(settings));
+        let status = process.exit(START_DEADLINE, "a refused start to end").await;
         (status, process.output())
     }
 
