@@ -218,9 +218,14 @@ pub struct KafkaOptions {
     #[arg(long, env = "KAFKA_TOPIC_QUOTE_EVENTS", default_value = "quote.events")]
     pub kafka_topic_quote_events: String,
 
-    /// Beginning of the names of our groups: installations that share brokers need different ones
+    /// Begins the names of our consumer groups: one a service, the same on each of its nodes
     #[arg(long, env = "KAFKA_GROUP_PREFIX", default_value = "chat-svc.")]
     pub kafka_group_prefix: String,
+
+    /// Name of this node that it keeps over restarts, never two nodes': after a crash the archive goes on at once, not
+    /// after 10 s
+    #[arg(long, env = "KAFKA_INSTANCE_ID")]
+    pub kafka_instance_id: Option<String>,
 
     /// Partitions of a topic that is made
     #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12)]

@@ -78,6 +78,7 @@ pub struct Metrics {
     pub kafka_errors: Gauge<u64, AtomicU64>,
     pub kafka_round_trip_us: Gauge<u64, AtomicU64>,
     pub archive_lag: Gauge<u64, AtomicU64>,
+    pub archive_age: Gauge<u64, AtomicU64>,
     pub disk_free_bytes: Gauge<u64, AtomicU64>,
     pub tasks: Level,
 }
@@ -200,6 +201,10 @@ impl Metrics {
             archive_lag: r.add(
                 "archive_lag_records",
                 "Records that the store does not have yet",
+            ),
+            archive_age: r.add(
+                "archive_watermark_age_seconds",
+                "Time since the store got something, 0 while it has everything",
             ),
             disk_free_bytes: r.add("disk_free_bytes", "Free space where the data is"),
             tasks: r.add("tasks", "Tasks running"),

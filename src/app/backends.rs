@@ -263,6 +263,7 @@ fn kafka_settings(config: &Config, brokers: &str, topic: &str) -> KafkaConfig {
     KafkaConfig {
         client_id: options.kafka_client_id.clone(),
         group_prefix: options.kafka_group_prefix.clone(),
+        instance_id: given(&options.kafka_instance_id).map(str::to_owned),
         partitions: options.kafka_partitions,
         replication: options.kafka_replication,
         min_insync_replicas: options.kafka_min_insync_replicas,

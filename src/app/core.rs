@@ -44,6 +44,9 @@ use crate::topic::{Bounds, Start, Topic, TopicError};
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the archive has moved.
+const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+
 /// How often a log that cannot tell yet is asked again at start.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
@@ -108,6 +111,7 @@ impl Core {
             messages_max: config.limits.lane_messages_max,
             bytes_max: config.limits.lane_bytes_max,
             batch_max: config.limits.batch_max,
+            wait_max: config.kafka.kafka_delivery_timeout,
         };
         let publisher = Arc::new(Publisher::new(config.lanes(), lanes, space.clone(), parts));
         Ok(Self {
@@ -165,6 +169,8 @@ impl Core {
             async move { hub.beat().await }
         });
         self.spawn_until_stopped("free space", watch_space(self.space.clone()));
+        let watching = watch_archive(self.history.clone(), self.metrics.clone());
+        self.spawn_until_stopped("archive's age", watching);
         self.history
             .caught_up()
             .await
@@ -414,6 +420,19 @@ async fn watch_space(space: Arc<FreeSpace>) {
             tracing::warn!(%error, "free space cannot be told");
         }
         tokio::time::sleep(SPACE_EVERY).await;
+    }
+}
+
+/// Tells for how long the archive has stood still with something to do.
+async fn watch_archive(history: Arc<History>, metrics: Arc<Metrics>) {
+    let mut moved = (history.watermark(), Instant::now());
+    loop {
+        let watermark = history.watermark();
+        if watermark != moved.0 || history.lag() == 0 {
+            moved = (watermark, Instant::now());
+        }
+        metrics.archive_age.set(moved.1.elapsed().as_secs());
+        tokio::time::sleep(WATERMARK_EVERY).await;
     }
 }
 

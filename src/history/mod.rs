@@ -6,6 +6,7 @@
 mod recent;
 mod tail;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -323,22 +324,31 @@ impl History {
     }
 
     async fn find_now(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
-        let mut found = Vec::new();
-        let mut missing = Vec::new();
-        for id in ids {
-            match self
-                .partitions
-                .iter()
-                .find_map(|partition| partition.tail.lock().get(*id))
-            {
-                Some(message) => found.push(message),
-                None => missing.push(*id),
-            }
-        }
+        let mut found = self.find_in_tail(ids);
+        let known: HashSet<MessageId> = found.iter().map(|m| m.id).collect();
+        let missing: Vec<_> = ids
+            .iter()
+            .copied()
+            .filter(|id| !known.contains(id))
+            .collect();
         if !missing.is_empty() {
             found.extend(self.store.find(&missing).await?);
         }
         Ok(found)
+    }
+
+    /// Those of these ids that the store does not have yet; never waits.
+    pub fn find_in_tail(&self, ids: &[MessageId]) -> Vec<Message> {
+        let in_tail = |id: &MessageId| {
+            let mut partitions = self.partitions.iter();
+            partitions.find_map(|partition| partition.tail.lock().get(*id))
+        };
+        ids.iter().filter_map(in_tail).collect()
+    }
+
+    /// Whether the log's reader has come upon this id lately.
+    pub fn was_read(&self, id: MessageId) -> bool {
+        self.recent.lock().contains(id)
     }
 
     /// Marks a message as spam for good; `None` when there is no such message. When this returns, every page shows it,
@@ -416,6 +426,12 @@ impl History {
         }
     }
 
+    /// Rises with each record that the store gets.
+    pub fn watermark(&self) -> u64 {
+        let archived = |p: &Partition| p.archived.load(Ordering::Acquire);
+        self.partitions.iter().map(archived).sum()
+    }
+
     /// Records that the store does not have yet.
     pub fn lag(&self) -> u64 {
         let lag = |p: &Partition| {
@@ -440,7 +456,7 @@ fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize)
         tail
     };
     let mut page = stored;
-    let known: std::collections::HashSet<MessageId> = page.iter().map(|m| m.id).collect();
+    let known: HashSet<MessageId> = page.iter().map(|m| m.id).collect();
     page.extend(
         tail.into_iter()
             .filter(|message| !known.contains(&message.id)),

@@ -39,6 +39,11 @@ impl Recent {
         true
     }
 
+    /// Whether `id` was read lately.
+    pub fn contains(&self, id: MessageId) -> bool {
+        self.first.contains_key(&id)
+    }
+
     pub fn len(&self) -> usize {
         self.order.len()
     }
@@ -70,6 +75,7 @@ mod tests {
             assert!(recent.insert(id(n), Seq(u64::from(n))));
         }
         assert_eq!(recent.len(), 2);
+        assert!(!recent.contains(id(1)) && recent.contains(id(2)));
         assert!(!recent.insert(id(2), Seq(9)));
         assert!(recent.insert(id(1), Seq(9)), "forgotten");
     }

@@ -3,11 +3,11 @@
 //! A lane takes a conversation's messages in the order submitted. Every submission ends in exactly one answer: the
 //! message with its place, once the log has it durably, or a refusal.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
@@ -25,6 +25,16 @@ use crate::metrics::Metrics;
 use crate::protocol::event;
 use crate::topic::{Outcome, Record, Topic, TopicError, header};
 
+/// How long a lane waits to be told whether a message was sent before. Resends are few, and a store that is away must
+/// not hold up the others.
+const SENT_BEFORE_MAX: Duration = Duration::from_secs(2);
+
+/// For how long a store that could not tell is not asked again.
+const SENT_BEFORE_REST: Duration = Duration::from_secs(5);
+
+/// A full lane whose append takes this long is not overrun: the log does not answer.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+
 // === Publisher ===
 
 /// Takes messages for the log. Shared by all that accept them.
@@ -36,6 +46,8 @@ pub struct Publisher {
     idle: Notify,
     is_refusing: AtomicBool,
     space: Arc<FreeSpace>,
+    /// When the store could not tell what was sent before.
+    untold: Mutex<Option<Instant>>,
     parts: Parts,
 }
 
@@ -53,6 +65,9 @@ pub struct LaneLimits {
     pub messages_max: usize,
     pub bytes_max: usize,
     pub batch_max: usize,
+    /// What has waited longer than this behind a log that does not answer is refused, not appended: its sender gave up
+    /// on it long ago.
+    pub wait_max: Duration,
 }
 
 #[derive(Default)]
@@ -65,12 +80,31 @@ struct Lane {
 struct Queue {
     submissions: VecDeque<Submission>,
     bytes: usize,
+    /// When the append under way began.
+    appending: Option<Instant>,
 }
 
 struct Submission {
     sealed: Sealed,
+    submitted: Instant,
     /// One, unless the same message was submitted again before it was appended.
     receipts: SmallVec<[Receipt; 1]>,
+}
+
+/// What is known of messages that may be resends.
+struct Known {
+    messages: HashMap<MessageId, Message>,
+    /// Sent before, but only the store has them, which does not answer.
+    untold: HashSet<MessageId>,
+}
+
+impl Known {
+    fn new(found: Vec<Message>) -> Self {
+        Self {
+            messages: found.into_iter().map(|m| (m.id, m)).collect(),
+            untold: HashSet::new(),
+        }
+    }
 }
 
 /// Who gets the answer to a submission.
@@ -102,6 +136,7 @@ impl Publisher {
             idle: Notify::new(),
             is_refusing: AtomicBool::new(false),
             space,
+            untold: Mutex::new(None),
             parts,
         }
     }
@@ -122,12 +157,19 @@ impl Publisher {
             let is_full = queue.submissions.len() >= self.limits.messages_max
                 || queue.bytes + bytes > self.limits.bytes_max;
             if is_full {
-                return Err(Rejection::Busy);
+                let stalled = |began: Instant| began.elapsed() >= STALLED_AFTER;
+                let is_stalled = queue.appending.is_some_and(stalled);
+                return Err(if is_stalled {
+                    Rejection::Unavailable
+                } else {
+                    Rejection::Busy
+                });
             }
             self.open.fetch_add(1, Ordering::AcqRel);
             queue.bytes += bytes;
             queue.submissions.push_back(Submission {
                 sealed,
+                submitted: Instant::now(),
                 receipts: smallvec![receipt],
             });
         }
@@ -185,7 +227,7 @@ impl Publisher {
                 continue;
             }
             let count = batch.len();
-            self.process(batch).await;
+            self.process(lane, batch).await;
             if self.open.fetch_sub(count, Ordering::AcqRel) == count {
                 self.idle.notify_waiters();
             }
@@ -208,11 +250,28 @@ impl Publisher {
         batch
     }
 
-    async fn process(&self, batch: Vec<Submission>) {
+    async fn process(&self, lane: &Lane, batch: Vec<Submission>) {
+        lane.queue.lock().appending = Some(Instant::now());
+        let batch = self.refuse_late(batch);
         let batch = self.answer_resends(batch).await;
-        if batch.is_empty() {
-            return;
+        if !batch.is_empty() {
+            self.append(batch).await;
         }
+        lane.queue.lock().appending = None;
+    }
+
+    /// Refuses those that waited too long; the rest is still to be appended.
+    fn refuse_late(&self, batch: Vec<Submission>) -> Vec<Submission> {
+        let (late, rest): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|one| one.submitted.elapsed() > self.limits.wait_max);
+        for submission in late {
+            self.answer(submission.receipts, Err(Rejection::Unavailable), false);
+        }
+        rest
+    }
+
+    async fn append(&self, batch: Vec<Submission>) {
         let metrics = &self.parts.metrics;
         metrics.append_batch.observe(batch.len() as f64);
         let started = Instant::now();
@@ -242,19 +301,16 @@ impl Publisher {
         if ids.is_empty() {
             return batch;
         }
-        let known = self.parts.history.find(&ids).await.unwrap_or_else(|error| {
-            // Appending is right even so: readers of the log and the store recognise a second copy by its id.
-            tracing::warn!(%error, "cannot tell whether messages were sent before");
-            Vec::new()
-        });
-        let known: HashMap<MessageId, Message> = known.into_iter().map(|m| (m.id, m)).collect();
+        let Known { messages, untold } = self.sent_before(&ids).await;
         let mut fresh: Vec<Submission> = Vec::with_capacity(batch.len());
         let mut places: HashMap<MessageId, usize> = HashMap::new();
         for submission in batch {
             let id = submission.sealed.id;
             if !submission.sealed.may_be_resent {
                 fresh.push(submission);
-            } else if let Some(message) = known.get(&id) {
+            } else if untold.contains(&id) {
+                self.answer(submission.receipts, Err(Rejection::Unavailable), false);
+            } else if let Some(message) = messages.get(&id) {
                 self.parts
                     .metrics
                     .messages_resent
@@ -268,6 +324,30 @@ impl Publisher {
             }
         }
         fresh
+    }
+
+    /// Which of these were sent before. Without the store only what was read lately is known: the message itself when
+    /// it is on its way to the store, else only that there is one.
+    async fn sent_before(&self, ids: &[MessageId]) -> Known {
+        let history = &self.parts.history;
+        let rests = |since: Instant| since.elapsed() < SENT_BEFORE_REST;
+        let store_rests = self.untold.lock().is_some_and(rests);
+        if !store_rests {
+            match tokio::time::timeout(SENT_BEFORE_MAX, history.find(ids)).await {
+                Ok(Ok(found)) => return Known::new(found),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot tell whether messages were sent before")
+                }
+                Err(_) => tracing::warn!("cannot tell in time whether messages were sent before"),
+            }
+            *self.untold.lock() = Some(Instant::now());
+        }
+        // Appending the others is right even so: readers of the log and the store recognise a second copy by its id.
+        let _behind = tokio::time::timeout(SENT_BEFORE_MAX, history.caught_up()).await;
+        let mut known = Known::new(history.find_in_tail(ids));
+        let is_untold = |id: &MessageId| !known.messages.contains_key(id) && history.was_read(*id);
+        known.untold = ids.iter().copied().filter(is_untold).collect();
+        known
     }
 
     fn settle(&self, submission: Submission, outcome: Outcome) {

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Ends with its value. One at a time, for they are large.
+/// Ends with its value. Two at a time, for they are large.
 pub struct Broker {
     process: Child,
     jars: PathBuf,
@@ -38,7 +39,8 @@ impl Broker {
                 .expect("stderr");
             return None;
         }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = &TURNS[NEXT.fetch_add(1, Ordering::Relaxed) % TURNS.len()];
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("folder");
         let [open, guarded, controller] = free_ports();
         let settings = settings(folder.path(), open, guarded, controller);
@@ -154,4 +156,5 @@ auto.create.topics.enable=false
 
 const SETTINGS: &str = "server.properties";
 
-static TURN: Mutex<()> = Mutex::new(());
+static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+static NEXT: AtomicUsize = AtomicUsize::new(0);

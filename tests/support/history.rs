@@ -44,9 +44,9 @@ async fn back_to_the_first(address: SocketAddr, conversation: &str) -> Vec<Value
     pages.into_iter().rev().flatten().collect()
 }
 
-/// One page of at most 200, with `query` (`&before=…`) added.
+/// One page, as large as the server makes them (`PAGE_MAX`), with `query` (`&before=…`) added.
 pub async fn page(address: SocketAddr, conversation: &str, query: &str) -> Vec<Value> {
-    let path = format!("/api/chat/messages/{conversation}?limit=200{query}");
+    let path = format!("/api/chat/messages/{conversation}?limit=5000{query}");
     let response = http::get(address, &path).await.expect_status(200);
     match response.json() {
         Value::Array(messages) => messages,

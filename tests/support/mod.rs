@@ -16,11 +16,14 @@ pub mod client;
 pub mod echo;
 pub mod history;
 pub mod http;
+pub mod load;
+pub mod metrics;
 pub mod packet;
 pub mod polling;
 pub mod random;
 pub mod records;
 pub mod server;
+pub mod services;
 pub mod websocket;
 
 use std::future::Future;

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{DEADLINE, within_for};
+use super::{DEADLINE, services, within_for};
 
 /// A running (or stopped) server.
 pub struct Server {
@@ -46,9 +46,13 @@ impl Server {
 
     /// Starts something that is expected to give up: its exit status and all it printed.
     pub async fn start_refused(settings: &[(&str, &str)]) -> (ExitStatus, String) {
-        let folder = Folder::temporary();
-        let mut process = Process::spawn(folder.root(), &owned(settings));
-        let status = process.exit(DEADLINE, "a refused start to end").await;
+        Self::start_refused_in(Folder::temporary().root(), settings).await
+    }
+
+    /// As [`Server::start_refused`], on the folders under `root`.
+    pub async fn start_refused_in(root: &Path, settings: &[(&str, &str)]) -> (ExitStatus, String) {
+        let mut process = Process::spawn(root, &owned(settings));
+        let status = process.exit(START_DEADLINE, "a refused start to end").await;
         // It may have ended before what it said was read.
         for thread in process.threads.drain(..) {
             thread.join().ok();
@@ -203,6 +207,7 @@ impl Process {
             .env("ADMIN_ADDR", "127.0.0.1:0")
             .env("DATA_DIR", root.join("data"))
             .env("UPLOAD_PATH", root.join("uploads"))
+            .envs(services::chosen(root))
             .envs(settings.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -216,7 +221,7 @@ impl Process {
         let found = self
             .lines
             .wait_for(|lines| announced(lines, name).is_some());
-        let found = tokio::time::timeout(DEADLINE, async {
+        let found = tokio::time::timeout(START_DEADLINE, async {
             tokio::select! {
                 found = found => found.is_ok(),
                 _ = status.wait_for(Option::is_some) => false,
@@ -331,6 +336,9 @@ fn all_threads_stopped(pid: Pid) -> bool {
         state.is_empty() || state.starts_with('T')
     })
 }
+
+/// Longest wait for a server to announce itself: it may wait for its services as long as START_TIMEOUT_MS.
+const START_DEADLINE: Duration = Duration::from_secs(40);
 
 /// Lines kept of what a server prints; a test that needs more looks at the wrong thing.
 const LINES_MAX: usize = 20_000;

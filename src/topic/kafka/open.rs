@@ -40,7 +40,7 @@ pub enum OpenError {
     WeakReplication { topic: String, replicas: usize },
     #[error(
         "the Kafka topic {} is not the one this log's epoch was recorded for (then cluster {} and {} partitions, \
-         now cluster {} and {}): restore it, or raise the epoch", .found.topic,
+         now cluster {} and {}): restore it, or raise LOG_EPOCH", .found.topic,
         .recorded.cluster_id, .recorded.partitions, .found.cluster_id, .found.partitions
     )]
     Changed { recorded: Identity, found: Identity },
