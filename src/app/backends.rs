@@ -21,9 +21,14 @@ use crate::topic::kafka::{Identity, KafkaConfig, KafkaTopic, Security};
 /// How often a store that cannot be reached is tried again at start.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// Typing that did not get through in this time is dropped.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the service keeps its messages and files in.
 pub struct Backends {
     pub log: Log,
+    /// For typing between nodes, where there may be others.
+    pub signals: Option<Arc<dyn Topic>>,
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
     /// What runs on what, and where: a line for people each.
@@ -58,6 +63,7 @@ impl Backends {
             Some(brokers) => open_kafka(config, brokers).await?,
             None => open_journal(config).await?,
         };
+        let signals = open_signals(config, &log).await?;
         let (store, store_told) = match given(&config.mongo.mongo_uri) {
             Some(uri) => open_mongo(config, uri).await?,
             None => open_store(&config.data_dir).await?,
@@ -69,6 +75,7 @@ impl Backends {
         };
         Ok(Self {
             log,
+            signals,
             store,
             blobs,
             told,
@@ -114,6 +121,11 @@ impl Log {
                 metrics.kafka_round_trip_us.set(stats.round_trip_us_p99);
             }
         }
+    }
+
+    /// Whether other nodes may append to it: not to a journal, nor where the store is this process's own.
+    pub fn is_shared(&self, config: &Config) -> bool {
+        matches!(&self.kind, Kind::Kafka(_)) && given(&config.mongo.mongo_uri).is_some()
     }
 
     /// Whether its failure is for good, in this process.
@@ -173,23 +185,8 @@ async fn open_kafka(config: &Config, brokers: &str) -> Result<(Log, String), Set
         epoch: config.journal.log_epoch,
     };
     let settings = KafkaConfig {
-        client_id: options.kafka_client_id.clone(),
-        partitions: options.kafka_partitions,
-        replication: options.kafka_replication,
-        min_insync_replicas: options.kafka_min_insync_replicas,
-        start_timeout: config.start_timeout,
-        delivery_timeout: options.kafka_delivery_timeout,
-        security: Security {
-            protocol: options.kafka_security_protocol.clone(),
-            mechanism: options.kafka_sasl_mechanism.clone(),
-            username: options.kafka_sasl_username.clone(),
-            password: options.kafka_sasl_password.clone(),
-            ca_file: options.kafka_ssl_ca.clone(),
-            cert_file: options.kafka_ssl_cert.clone(),
-            key_file: options.kafka_ssl_key.clone(),
-        },
         recorded: epochs.read()?,
-        ..KafkaConfig::new(brokers, topic)
+        ..kafka_config(config, brokers, topic)
     };
     let opened = KafkaTopic::open(settings)
         .await
@@ -207,6 +204,53 @@ async fn open_kafka(config: &Config, brokers: &str) -> Result<(Log, String), Set
         },
         told,
     ))
+}
+
+/// The topic of typing between nodes, where there may be others.
+async fn open_signals(config: &Config, log: &Log) -> Result<Option<Arc<dyn Topic>>, SetupError> {
+    let topic = config.kafka.kafka_topic_signals.as_str();
+    let Some(brokers) = given(&config.kafka.kafka_brokers) else {
+        return Ok(None);
+    };
+    if topic.is_empty() || !log.is_shared(config) {
+        return Ok(None);
+    }
+    let settings = KafkaConfig {
+        is_volatile: true,
+        min_insync_replicas: None,
+        delivery_timeout: SIGNAL_TIMEOUT,
+        queue_records_max: 10_000,
+        queue_bytes_max: 4 << 20,
+        ..kafka_config(config, brokers, topic)
+    };
+    let opened = KafkaTopic::open(settings)
+        .await
+        .map_err(|error| setup("KAFKA_TOPIC_SIGNALS", &error))?;
+    Ok(Some(Arc::new(opened)))
+}
+
+/// What all topics have in common.
+fn kafka_config(config: &Config, brokers: &str, topic: &str) -> KafkaConfig {
+    let options = &config.kafka;
+    KafkaConfig {
+        client_id: options.kafka_client_id.clone(),
+        group_prefix: format!("{}.", options.kafka_client_id),
+        partitions: options.kafka_partitions,
+        replication: options.kafka_replication,
+        min_insync_replicas: options.kafka_min_insync_replicas,
+        start_timeout: config.start_timeout,
+        delivery_timeout: options.kafka_delivery_timeout,
+        security: Security {
+            protocol: options.kafka_security_protocol.clone(),
+            mechanism: options.kafka_sasl_mechanism.clone(),
+            username: options.kafka_sasl_username.clone(),
+            password: options.kafka_sasl_password.clone(),
+            ca_file: options.kafka_ssl_ca.clone(),
+            cert_file: options.kafka_ssl_cert.clone(),
+            key_file: options.kafka_ssl_key.clone(),
+        },
+        ..KafkaConfig::new(brokers, topic)
+    }
 }
 
 /// Which topic the log's epoch was begun on, kept beside the data: places made from one are nonsense for another.

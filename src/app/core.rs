@@ -27,12 +27,13 @@ use crate::metrics::Metrics;
 use crate::pipeline::archive::{self, Archive};
 use crate::pipeline::deliver::Deliver;
 use crate::pipeline::publish::{self, LaneLimits, Publisher};
+use crate::pipeline::signals::Signals;
 use crate::protocol::connection::CloseReason;
 use crate::router::{self, AdminRouter, Router};
 use crate::socket::endpoint::{Endpoint, Options};
 use crate::socket::handler::{Handler, Rates, random, unix_ms};
 use crate::store::Store;
-use crate::topic::{Bounds, Start, TopicError};
+use crate::topic::{Bounds, Start, Topic, TopicError};
 
 /// How often free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
@@ -52,6 +53,8 @@ pub struct Core {
     pub log: Log,
     pub told: Told,
     pub publisher: Arc<Publisher>,
+    /// The way of typing to other nodes, where there may be any.
+    pub signals: Option<Arc<Signals>>,
     pub blobs: Blobs,
     pub space: Arc<FreeSpace>,
     pub drain: Drain,
@@ -68,6 +71,7 @@ impl Core {
         let (drain, clients, movers) = (Drain::default(), Tasks::default(), Tasks::default());
         let Backends {
             log,
+            signals,
             store,
             blobs,
             told,
@@ -84,6 +88,10 @@ impl Core {
             topic: &config.kafka.kafka_topic_chat_messages,
         };
         let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
+        let history = match log.is_shared(config) {
+            true => history.shared(log.topic.clone(), archive::GROUP),
+            false => history,
+        };
         let history = Arc::new(history);
         let hub = Arc::new(Hub::new(hub_limits(config), metrics.clone()));
         let parts = publish::Parts {
@@ -98,7 +106,8 @@ impl Core {
             batch_max: config.limits.batch_max,
         };
         let publisher = Arc::new(Publisher::new(config.lanes(), lanes, space.clone(), parts));
-        Ok(Self {
+        let core = Self {
+            signals: None,
             metrics,
             hub,
             history,
@@ -111,12 +120,32 @@ impl Core {
             drain,
             clients,
             movers,
+        };
+        Ok(match signals {
+            Some(topic) => core.with_signals(topic, config),
+            None => core,
         })
+    }
+
+    /// Starts what moves typing between nodes. What is under way when the service stops is lost.
+    fn with_signals(mut self, topic: Arc<dyn Topic>, config: &Config) -> Self {
+        let queue_max = config.limits.signals_max;
+        let metrics = self.metrics.clone();
+        let (signals, outgoing) = Signals::new(topic.clone(), random(), queue_max, metrics);
+        let incoming = signals.incoming(topic, self.hub.clone());
+        self.spawn_until_stopped("signals out", outgoing.run());
+        self.spawn_until_stopped("signals in", incoming.run());
+        self.signals = Some(Arc::new(signals));
+        self
     }
 
     /// Starts what moves messages, and waits until history has read all that the log holds.
     pub async fn start_movers(&self, config: &Config) -> Result<(), SetupError> {
         let cannot = |error| setup("the log", &error);
+        self.spawn_until_stopped("horizon", {
+            let history = self.history.clone();
+            async move { history.follow().await }
+        });
         let behind = Start::Behind {
             group: archive::GROUP,
             window: config.journal.journal_retention,
@@ -174,6 +203,7 @@ impl Core {
         let handler = Handler {
             hub: self.hub.clone(),
             publisher: self.publisher.clone(),
+            signals: self.signals.clone(),
             ids: ids.clone(),
             metrics: self.metrics.clone(),
             rates: Rates {

@@ -3,3 +3,4 @@
 pub mod archive;
 pub mod deliver;
 pub mod publish;
+pub mod signals;

@@ -15,6 +15,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
+use crate::pipeline::signals::{Signals, TypingSignal};
 use crate::protocol::connection::{CloseReason, Signal};
 use crate::protocol::engineio::{SID_BYTES, Sid};
 use crate::protocol::event::{self, ClientEvent, Typing};
@@ -23,6 +24,8 @@ use crate::protocol::event::{self, ClientEvent, Typing};
 pub struct Handler {
     pub hub: Arc<Hub>,
     pub publisher: Arc<Publisher>,
+    /// The way of typing to other nodes, where there are any.
+    pub signals: Option<Arc<Signals>>,
     pub ids: Arc<MessageIdMaker>,
     pub metrics: Arc<Metrics>,
     pub rates: Rates,
@@ -191,11 +194,19 @@ impl Handler {
                     .to_owned(),
             ),
         };
-        self.hub.broadcast_volatile(&receiver, session, || {
+        self.hub.broadcast_volatile(&receiver, Some(session), || {
             let [sender, receiver, conversation] =
                 [&sender, &receiver, &conversation].map(|id| json_string(id));
             event::typing(is_typing, &sender, &receiver, &conversation)
         });
+        if let Some(signals) = &self.signals {
+            signals.offer(&TypingSignal {
+                is_typing,
+                sender_id: sender,
+                receiver_id: receiver,
+                conversation_id: conversation,
+            });
+        }
         Some(())
     }
 }
