@@ -164,6 +164,10 @@ pub struct Limits {
     #[arg(long, env = "TYPING_PER_SECOND_MAX", default_value_t = 0)]
     pub typing_per_second_max: u32,
 
+    /// typing and stopTyping that may wait on their way to other nodes; more are dropped
+    #[arg(long, env = "SIGNALS_MAX", default_value_t = 1_024)]
+    pub signals_max: usize,
+
     /// Free disk space below which messages and uploads are refused (bytes)
     #[arg(long, env = "DISK_FREE_MIN", default_value_t = 64 << 20)]
     pub disk_free_min: u64,
@@ -226,6 +230,10 @@ pub struct KafkaOptions {
     /// after 10 s
     #[arg(long, env = "KAFKA_INSTANCE_ID")]
     pub kafka_instance_id: Option<String>,
+
+    /// Topic of typing between nodes; made when missing; empty: typing stays on its node
+    #[arg(long, env = "KAFKA_TOPIC_SIGNALS", default_value = "chat.signals")]
+    pub kafka_topic_signals: String,
 
     /// Partitions of a topic that is made
     #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12)]
@@ -362,7 +370,7 @@ impl Config {
         ]
     }
 
-    fn counts(&self) -> [Number; 11] {
+    fn counts(&self) -> [Number; 12] {
         let limits = &self.limits;
         let count = |name, given: usize, min, max| Number {
             name,
@@ -392,6 +400,7 @@ impl Config {
                 100_000,
             ),
             count("UPLOADS_MAX", limits.uploads_max, 1, 1 << 30),
+            count("SIGNALS_MAX", limits.signals_max, 1, 1 << 20),
         ]
     }
 

@@ -366,6 +366,8 @@ async fn subscribe(home: &Home, start: Start) -> Box<dyn Subscription> {
 async fn bounds(home: &Home) -> (u64, u64) {
     let bounds = home.topic.bounds("archive").await.expect("bounds");
     assert_eq!(bounds.len(), 1);
+    let ends = home.topic.ends(Duration::from_secs(10)).await;
+    assert_eq!(ends.expect("ends"), [bounds[0].end]);
     let Bounds {
         partition,
         committed,

@@ -22,6 +22,9 @@ use crate::topic::kafka::{Identity, KafkaConfig, KafkaTopic, Security};
 /// How often a store that cannot be reached is tried again at start.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// Typing that did not get through in this time is dropped.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the service keeps its messages and files in.
 pub struct Backends {
     pub log: Log,
@@ -29,6 +32,8 @@ pub struct Backends {
     pub letters: LetterPlace,
     /// The topic of quote events, and where its dead letters go.
     pub quotes: Option<(Arc<dyn Topic>, LetterPlace)>,
+    /// For typing between nodes, where there may be others.
+    pub signals: Option<Arc<dyn Topic>>,
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
     /// What runs on what, and where: a line for people each.
@@ -77,6 +82,7 @@ impl Backends {
             Some(brokers) => open_kafka(config, brokers).await?,
             None => open_journal(config).await?,
         };
+        let signals = open_signals(config, &log).await?;
         let (store, store_told) = match given(&config.mongo.mongo_uri) {
             Some(uri) => open_mongo(config, uri).await?,
             None => open_store(&config.data_dir).await?,
@@ -91,6 +97,7 @@ impl Backends {
             log,
             letters,
             quotes,
+            signals,
             store,
             blobs,
             told,
@@ -136,6 +143,11 @@ impl Log {
                 metrics.kafka_round_trip_us.set(stats.round_trip_us_p99);
             }
         }
+    }
+
+    /// Whether other nodes may append to it: not to a journal, nor where the store is this process's own.
+    pub fn is_shared(&self, config: &Config) -> bool {
+        matches!(&self.kind, Kind::Kafka(_)) && given(&config.mongo.mongo_uri).is_some()
     }
 
     /// Whether its failure is for good, in this process.
@@ -258,6 +270,30 @@ async fn open_quotes(
     Ok(Some((quotes, letters)))
 }
 
+/// The topic of typing between nodes, where there may be others.
+async fn open_signals(config: &Config, log: &Log) -> Result<Option<Arc<dyn Topic>>, SetupError> {
+    let topic = config.kafka.kafka_topic_signals.as_str();
+    let Some(brokers) = given(&config.kafka.kafka_brokers) else {
+        return Ok(None);
+    };
+    if topic.is_empty() || !log.is_shared(config) {
+        return Ok(None);
+    }
+    let settings = KafkaConfig {
+        is_volatile: true,
+        min_insync_replicas: None,
+        delivery_timeout: SIGNAL_TIMEOUT,
+        queue_records_max: 10_000,
+        queue_bytes_max: 4 << 20,
+        ..kafka_settings(config, brokers, topic)
+    };
+    let opened = KafkaTopic::open(settings)
+        .await
+        .map_err(|error| setup("KAFKA_TOPIC_SIGNALS", &error))?;
+    Ok(Some(Arc::new(opened)))
+}
+
+/// What all topics have in common.
 fn kafka_settings(config: &Config, brokers: &str, topic: &str) -> KafkaConfig {
     let options = &config.kafka;
     KafkaConfig {

@@ -29,6 +29,7 @@ use crate::pipeline::archive::{self, Archive};
 use crate::pipeline::deliver::Deliver;
 use crate::pipeline::publish::{self, LaneLimits, Publisher};
 use crate::pipeline::quotes::{self, Publish, Quotes};
+use crate::pipeline::signals::Signals;
 use crate::protocol::connection::CloseReason;
 use crate::router::{self, AdminRouter, Router};
 use crate::socket::chat::{Chat, Rates, unix_ms};
@@ -65,6 +66,8 @@ pub struct Core {
     quotes: Option<(Arc<dyn Topic>, LetterPlace)>,
     pub told: Told,
     pub publisher: Arc<Publisher>,
+    /// The way of typing to other nodes, where there may be any.
+    pub signals: Option<Arc<Signals>>,
     pub blobs: Blobs,
     pub space: Arc<FreeSpace>,
     pub drain: Drain,
@@ -83,6 +86,7 @@ impl Core {
             log,
             letters,
             quotes,
+            signals,
             store,
             blobs,
             told,
@@ -99,6 +103,10 @@ impl Core {
             topic: &config.kafka.kafka_topic_chat_messages,
         };
         let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
+        let history = match log.is_shared(config) {
+            true => history.shared(log.topic.clone(), archive::GROUP),
+            false => history,
+        };
         let history = Arc::new(history);
         let hub = Arc::new(Hub::new(hub_limits(config), metrics.clone()));
         let parts = publish::Parts {
@@ -114,7 +122,8 @@ impl Core {
             wait_max: config.kafka.kafka_delivery_timeout,
         };
         let publisher = Arc::new(Publisher::new(config.lanes(), lanes, space.clone(), parts));
-        Ok(Self {
+        let core = Self {
+            signals: None,
             metrics,
             hub,
             history,
@@ -129,12 +138,32 @@ impl Core {
             drain,
             clients,
             movers,
+        };
+        Ok(match signals {
+            Some(topic) => core.with_signals(topic, config),
+            None => core,
         })
+    }
+
+    /// Starts what moves typing between nodes. What is under way when the service stops is lost.
+    fn with_signals(mut self, topic: Arc<dyn Topic>, config: &Config) -> Self {
+        let queue_max = config.limits.signals_max;
+        let metrics = self.metrics.clone();
+        let (signals, outgoing) = Signals::new(topic.clone(), random(), queue_max, metrics);
+        let incoming = signals.incoming(topic, self.hub.clone());
+        self.spawn_until_stopped("signals out", outgoing.run());
+        self.spawn_until_stopped("signals in", incoming.run());
+        self.signals = Some(Arc::new(signals));
+        self
     }
 
     /// Starts what moves messages, and waits until history has read all that the log holds.
     pub async fn start_movers(&self, config: &Config) -> Result<(), SetupError> {
         let cannot = |error| setup("the log", &error);
+        self.spawn_until_stopped("horizon", {
+            let history = self.history.clone();
+            async move { history.follow().await }
+        });
         let behind = Start::Behind {
             group: archive::GROUP,
             window: config.journal.journal_retention,
@@ -296,6 +325,7 @@ impl Core {
         let chat = Chat {
             hub: self.hub.clone(),
             publisher: self.publisher.clone(),
+            signals: self.signals.clone(),
             ids,
             metrics: self.metrics.clone(),
             rates: Rates {

@@ -136,7 +136,9 @@ impl App {
         for error in failures.into_iter().flatten() {
             tracing::error!(error, "could not be closed");
         }
-        shown && core.movers.count() == 0 && core.history.lag() == 0 && !core.log.has_failed()
+        // What is left in a shared log, the other nodes store.
+        let is_stored = core.history.is_shared() || core.history.lag() == 0;
+        shown && core.movers.count() == 0 && is_stored && !core.log.has_failed()
     }
 }
 

@@ -3,14 +3,15 @@
 //! A message is here from the moment it is acknowledged, whether the store keeps up or not; pages never show a message
 //! twice, and a page that cannot be told completely is an error, never a wrong page.
 
+mod barrier;
+mod horizon;
+mod page;
 mod recent;
 mod tail;
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -19,14 +20,13 @@ use crate::chat::foreign;
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
+use crate::history::horizon::Horizon;
+use crate::history::page::merge;
 use crate::history::recent::Recent;
 use crate::history::tail::Tail;
 use crate::metrics::Metrics;
-use crate::store::{Cursor, PAGE_BYTES_MAX, PageQuery, Store, StoreError};
+use crate::store::{Cursor, PageQuery, Store, StoreError};
 use crate::topic::{Bounds, Entry, Position, header};
-
-/// How long a reader waits for the log's reader, or for the store, to catch up.
-const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 
 // === History ===
 
@@ -44,6 +44,8 @@ pub struct History {
     moved: Notify,
     /// Held by the log's reader from [`History::feed`] until what it fed has been shown.
     showing: Mutex<()>,
+    /// Where other nodes' appends end; `None` for a log of this process alone.
+    horizon: Option<Horizon>,
     metrics: Arc<Metrics>,
 }
 
@@ -143,6 +145,7 @@ impl History {
             tail_bytes: AtomicU64::new(0),
             moved: Notify::new(),
             showing: Mutex::new(()),
+            horizon: None,
             metrics,
         }
     }
@@ -260,14 +263,14 @@ impl History {
     // --- read by clients ---
 
     /// One page of a conversation in rising `seq`: at most `limit` messages nearest to `place`. It holds every message
-    /// acknowledged by this process before the call.
+    /// acknowledged before the call, by any node; of other nodes' only what is known here while the log is away.
     pub async fn page(
         &self,
         conversation: &ConversationId,
         place: Place,
         limit: usize,
     ) -> Result<Vec<Message>, HistoryError> {
-        self.caught_up().await?;
+        self.caught_up_or_cut_off().await?;
         let cursor = match place {
             Place::Newest => Cursor::Newest,
             Place::After(id) => Cursor::After(self.seq_of(id, conversation).await?, id),
@@ -323,6 +326,12 @@ impl History {
         self.find_now(ids).await
     }
 
+    /// As [`History::find`], but complete only for what this process acknowledged.
+    pub async fn find_own(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
+        self.read_up_to(&[]).await?;
+        self.find_now(ids).await
+    }
+
     async fn find_now(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
         let mut found = self.find_in_tail(ids);
         let known: HashSet<MessageId> = found.iter().map(|m| m.id).collect();
@@ -363,6 +372,7 @@ impl History {
                 .map(|message| (partition.number, message.seq.offset()))
         };
         if let Some((number, offset)) = self.partitions.iter().find_map(in_tail) {
+            let _hurry = self.horizon.as_ref().map(Horizon::hurry);
             self.wait("the message is not in the store yet", || {
                 let archived = self
                     .partition(number)
@@ -382,57 +392,13 @@ impl History {
         Ok(self.store.report_spam(id).await?)
     }
 
-    /// Waits until the log's reader has handed over everything acknowledged before the call.
-    pub async fn caught_up(&self) -> Result<(), HistoryError> {
-        let reached = |target: &[u64]| {
-            let mut pairs = self.partitions.iter().zip(target);
-            pairs.all(|(partition, target)| partition.read.load(Ordering::Acquire) >= *target)
-        };
-        let appended = |p: &Partition| p.appended.load(Ordering::Acquire);
-        let target: smallvec::SmallVec<[u64; 8]> = self.partitions.iter().map(appended).collect();
-        if reached(&target) {
-            return Ok(());
-        }
-        self.wait("the log's reader is behind", || reached(&target))
-            .await
-    }
-
-    /// As [`History::caught_up`], and until all of that has been shown.
-    pub async fn shown(&self) -> Result<(), HistoryError> {
-        self.caught_up().await?;
-        drop(self.showing.lock());
-        Ok(())
-    }
-
-    /// Waits for `done`, at most [`CATCH_UP_MAX`].
-    fn wait<'a>(
-        &'a self,
-        what: &'static str,
-        done: impl Fn() -> bool + Send + 'a,
-    ) -> impl Future<Output = Result<(), HistoryError>> + Send + 'a {
-        let waiting = async move {
-            loop {
-                let moved = self.moved.notified();
-                if done() {
-                    return;
-                }
-                moved.await;
-            }
-        };
-        async move {
-            tokio::time::timeout(CATCH_UP_MAX, waiting)
-                .await
-                .map_err(|_| HistoryError::Unavailable(what.into()))
-        }
-    }
-
     /// Rises with each record that the store gets.
     pub fn watermark(&self) -> u64 {
         let archived = |p: &Partition| p.archived.load(Ordering::Acquire);
         self.partitions.iter().map(archived).sum()
     }
 
-    /// Records that the store does not have yet.
+    /// Records that the store does not have yet, as far as this process knows.
     pub fn lag(&self) -> u64 {
         let lag = |p: &Partition| {
             let appended = p
@@ -443,48 +409,6 @@ impl History {
         };
         self.partitions.iter().map(lag).sum()
     }
-}
-
-/// Joins a page of the store and one of the tail: each message once, in rising `seq`, the `limit` nearest the cursor,
-/// and of these as many as [`PAGE_BYTES_MAX`] lets stand.
-fn merge(stored: Vec<Message>, tail: Vec<Message>, cursor: Cursor, limit: usize) -> Vec<Message> {
-    let is_cut = bytes(&stored) >= PAGE_BYTES_MAX;
-    // A page cut by its bytes may end before the store does: what comes later must not follow it.
-    let tail = if is_cut && matches!(cursor, Cursor::After(..)) {
-        Vec::new()
-    } else {
-        tail
-    };
-    let mut page = stored;
-    let known: HashSet<MessageId> = page.iter().map(|m| m.id).collect();
-    page.extend(
-        tail.into_iter()
-            .filter(|message| !known.contains(&message.id)),
-    );
-    page.sort_by_key(Message::place);
-    match cursor {
-        Cursor::After(..) => page.truncate(limit.min(fitting(page.iter()))),
-        Cursor::Newest | Cursor::Before(..) => {
-            let kept = limit.min(fitting(page.iter().rev()));
-            drop(page.drain(..page.len().saturating_sub(kept)));
-        }
-    }
-    page
-}
-
-fn bytes(messages: &[Message]) -> usize {
-    messages.iter().map(Message::size).sum()
-}
-
-/// How many of these messages a page may hold.
-fn fitting<'a>(messages: impl Iterator<Item = &'a Message>) -> usize {
-    let mut bytes = 0;
-    let fits = |message: &&Message| {
-        let before = bytes;
-        bytes += message.size();
-        before < PAGE_BYTES_MAX
-    };
-    messages.take_while(fits).count()
 }
 
 #[cfg(test)]

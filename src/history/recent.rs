@@ -44,6 +44,11 @@ impl Recent {
         self.first.contains_key(&id)
     }
 
+    /// Where it was read first, as far as that is remembered.
+    pub fn first(&self, id: MessageId) -> Option<Seq> {
+        self.first.get(&id).copied()
+    }
+
     pub fn len(&self) -> usize {
         self.order.len()
     }
@@ -62,6 +67,8 @@ mod tests {
         let mut recent = Recent::new(10);
         assert!(recent.insert(id(1), Seq(5)));
         assert!(!recent.insert(id(1), Seq(6)));
+        assert_eq!(recent.first(id(1)), Some(Seq(5)));
+        assert_eq!(recent.first(id(2)), None);
         assert!(
             recent.insert(id(1), Seq(5)),
             "a re-read of the same place is no duplicate"

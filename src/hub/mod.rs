@@ -202,18 +202,18 @@ impl Hub {
         }
     }
 
-    /// Queues a frame that may be lost to every socket in the room but `from`.
+    /// Queues a frame that may be lost to every socket in the room but `from`, whose it is.
     pub fn broadcast_volatile(
         &self,
         room: &str,
-        from: &Arc<Session>,
+        from: Option<&Arc<Session>>,
         frame: impl FnOnce() -> Frame,
     ) {
         let mut make = Some(frame);
         let mut made = None;
         let (mut relayed, mut dropped) = (0, 0);
         self.rooms.for_each(&[room], |session| {
-            if Arc::ptr_eq(session, from) {
+            if from.is_some_and(|from| Arc::ptr_eq(session, from)) {
                 return;
             }
             if let Some(make) = make.take() {

@@ -111,7 +111,7 @@ fn typing_does_not_come_back_to_the_socket_it_came_from() {
     let (a, b) = (open(&hub, 1), open(&hub, 2));
     hub.join(&a, room("u")).unwrap();
     hub.join(&b, room("u")).unwrap();
-    hub.broadcast_volatile("u", &a, frame);
+    hub.broadcast_volatile("u", Some(&a), frame);
     assert_eq!((count(&a), count(&b)), (0, 1));
 }
 

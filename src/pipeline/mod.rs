@@ -5,3 +5,4 @@ pub mod archive;
 pub mod deliver;
 pub mod publish;
 pub mod quotes;
+pub mod signals;

@@ -88,7 +88,7 @@ struct Submission {
     sealed: Sealed,
     submitted: Instant,
     /// One, unless the same message was submitted again before it was appended.
-    receipts: SmallVec<[Receipt; 1]>,
+    receipts: Receipts,
 }
 
 /// What is known of messages that may be resends.
@@ -106,6 +106,8 @@ impl Known {
         }
     }
 }
+
+type Receipts = SmallVec<[Receipt; 1]>;
 
 /// Who gets the answer to a submission.
 pub enum Receipt {
@@ -283,13 +285,75 @@ impl Publisher {
         metrics
             .append_seconds
             .observe(started.elapsed().as_secs_f64());
+        let mut named = Vec::new();
         for submission in batch {
             // A topic that answers with too few outcomes has said nothing of the rest.
             let outcome = outcomes
                 .next()
                 .unwrap_or(Outcome::Unknown(TopicError::Closed));
-            self.settle(submission, outcome);
+            match outcome {
+                Outcome::Appended(position) => {
+                    self.parts.history.appended(position);
+                    let message = submission.sealed.at(self.parts.history.seq(position));
+                    if submission.sealed.may_be_resent && self.parts.history.is_shared() {
+                        named.push((submission.receipts, message));
+                    } else {
+                        self.accept(submission.receipts, &message);
+                    }
+                }
+                Outcome::NotAppended(error) => self.refuse_one(submission, error),
+                Outcome::Unknown(error) => {
+                    tracing::warn!(%error, id = %submission.sealed.id, "a message may or may not be in the log");
+                    self.answer(submission.receipts, Err(Rejection::Unknown), false);
+                }
+            }
         }
+        self.accept_named(named).await;
+    }
+
+    fn accept(&self, receipts: Receipts, message: &Message) {
+        self.parts.metrics.messages_accepted.inc();
+        self.answer(receipts, Ok(message), false);
+    }
+
+    /// Answers for messages that another node may have appended too: the first in the log counts, and its reader knows
+    /// which that is.
+    async fn accept_named(&self, named: Vec<(Receipts, Message)>) {
+        if named.is_empty() {
+            return;
+        }
+        let places: Vec<_> = named.iter().map(|(_, m)| (m.id, m.seq)).collect();
+        let earlier = self.parts.history.earlier(&places).await;
+        for (receipts, message) in named {
+            match &earlier {
+                Ok(earlier) => match earlier.get(&message.id) {
+                    Some(earlier) => self.accept_resend(receipts, earlier),
+                    None => self.accept(receipts, &message),
+                },
+                Err(error) => {
+                    // It is in the log, so it is not refused; which place it has cannot be told.
+                    tracing::warn!(%error, id = %message.id, "a message may stand in the log twice");
+                    self.answer(receipts, Err(Rejection::Unknown), false);
+                }
+            }
+        }
+    }
+
+    fn accept_resend(&self, receipts: Receipts, first: &Message) {
+        let resent = receipts.len() as u64;
+        self.parts.metrics.messages_resent.inc_by(resent);
+        self.answer(receipts, Ok(first), true);
+    }
+
+    fn refuse_one(&self, submission: Submission, error: TopicError) {
+        let rejection = match error {
+            TopicError::TooLarge => Rejection::TooLarge("the message is too large"),
+            error => {
+                tracing::warn!(%error, "a message was not appended");
+                Rejection::Unavailable
+            }
+        };
+        self.answer(submission.receipts, Err(rejection), false);
     }
 
     /// Answers those that are in history already, and joins those that stand in the batch twice; the rest is new.
@@ -311,11 +375,7 @@ impl Publisher {
             } else if untold.contains(&id) {
                 self.answer(submission.receipts, Err(Rejection::Unavailable), false);
             } else if let Some(message) = messages.get(&id) {
-                self.parts
-                    .metrics
-                    .messages_resent
-                    .inc_by(submission.receipts.len() as u64);
-                self.answer(submission.receipts, Ok(message), true);
+                self.accept_resend(submission.receipts, message);
             } else if let Some(place) = places.get(&id) {
                 fresh[*place].receipts.extend(submission.receipts);
             } else {
@@ -333,7 +393,7 @@ impl Publisher {
         let rests = |since: Instant| since.elapsed() < SENT_BEFORE_REST;
         let store_rests = self.untold.lock().is_some_and(rests);
         if !store_rests {
-            match tokio::time::timeout(SENT_BEFORE_MAX, history.find(ids)).await {
+            match tokio::time::timeout(SENT_BEFORE_MAX, history.find_own(ids)).await {
                 Ok(Ok(found)) => return Known::new(found),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "cannot tell whether messages were sent before")
@@ -343,45 +403,14 @@ impl Publisher {
             *self.untold.lock() = Some(Instant::now());
         }
         // Appending the others is right even so: readers of the log and the store recognise a second copy by its id.
-        let _behind = tokio::time::timeout(SENT_BEFORE_MAX, history.caught_up()).await;
+        let _behind = tokio::time::timeout(SENT_BEFORE_MAX, history.read_own()).await;
         let mut known = Known::new(history.find_in_tail(ids));
         let is_untold = |id: &MessageId| !known.messages.contains_key(id) && history.was_read(*id);
         known.untold = ids.iter().copied().filter(is_untold).collect();
         known
     }
 
-    fn settle(&self, submission: Submission, outcome: Outcome) {
-        let Parts {
-            history, metrics, ..
-        } = &self.parts;
-        let rejection = match outcome {
-            Outcome::Appended(position) => {
-                history.appended(position);
-                metrics.messages_accepted.inc();
-                let message = submission.sealed.at(history.seq(position));
-                return self.answer(submission.receipts, Ok(&message), false);
-            }
-            Outcome::NotAppended(TopicError::TooLarge) => {
-                Rejection::TooLarge("the message is too large")
-            }
-            Outcome::NotAppended(error) => {
-                tracing::warn!(%error, "a message was not appended");
-                Rejection::Unavailable
-            }
-            Outcome::Unknown(error) => {
-                tracing::warn!(%error, id = %submission.sealed.id, "a message may or may not be in the log");
-                Rejection::Unknown
-            }
-        };
-        self.answer(submission.receipts, Err(rejection), false);
-    }
-
-    fn answer(
-        &self,
-        receipts: SmallVec<[Receipt; 1]>,
-        result: Result<&Message, Rejection>,
-        is_resend: bool,
-    ) {
+    fn answer(&self, receipts: Receipts, result: Result<&Message, Rejection>, is_resend: bool) {
         for (n, receipt) in receipts.into_iter().enumerate() {
             match receipt {
                 Receipt::Socket {

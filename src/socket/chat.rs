@@ -13,6 +13,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
+use crate::pipeline::signals::{Signals, TypingSignal};
 use crate::protocol::event::{self, ClientEvent, Typing};
 use crate::socket::namespaces::{Application, Connect, ConnectError, Event, Socket};
 
@@ -20,6 +21,8 @@ use crate::socket::namespaces::{Application, Connect, ConnectError, Event, Socke
 pub struct Chat {
     pub hub: Arc<Hub>,
     pub publisher: Arc<Publisher>,
+    /// The way of typing to other nodes, where there are any.
+    pub signals: Option<Arc<Signals>>,
     pub ids: Arc<MessageIdMaker>,
     pub metrics: Arc<Metrics>,
     pub rates: Rates,
@@ -154,11 +157,19 @@ impl Chat {
                     .to_owned(),
             ),
         };
-        self.hub.broadcast_volatile(&receiver, session, || {
+        self.hub.broadcast_volatile(&receiver, Some(session), || {
             let [sender, receiver, conversation] =
                 [&sender, &receiver, &conversation].map(|id| json_string(id));
             event::typing(is_typing, &sender, &receiver, &conversation)
         });
+        if let Some(signals) = &self.signals {
+            signals.offer(&TypingSignal {
+                is_typing,
+                sender_id: sender,
+                receiver_id: receiver,
+                conversation_id: conversation,
+            });
+        }
         Some(())
     }
 }

@@ -101,6 +101,10 @@ impl Topic for Memory {
         })
     }
 
+    fn ends(&self, _within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
+        Box::pin(async { Ok(vec![self.shared.log.lock().end()]) })
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
         Box::pin(async {
             let _log = self.shared.log.lock();

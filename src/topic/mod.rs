@@ -99,6 +99,10 @@ pub trait Topic: Send + Sync {
     /// Each partition's bounds: what `group` has committed, and the end of the log now.
     fn bounds(&self, group: &'static str) -> BoxFuture<'_, Result<Vec<Bounds>, TopicError>>;
 
+    /// The offset that each partition's next record will get, by partition, whoever appends: all that was acknowledged
+    /// before the call, by any process, lies below. Fails when that cannot be known within `within`.
+    fn ends(&self, within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>>;
+
     /// Refuses further appends, finishes those under way, makes everything durable. Subscriptions then end with
     /// [`TopicError::Closed`] once they have read to the end.
     fn close(&self) -> BoxFuture<'_, Result<(), TopicError>>;

@@ -13,7 +13,7 @@ use std::future::Future;
 use bytes::Bytes;
 use chat_svc::chat::id::{ConversationId, MessageId, Seq};
 use chat_svc::chat::message::Message;
-use chat_svc::store::{Cursor, Inserted, PageQuery, Store};
+use chat_svc::store::{Cursor, Inserted, PAGE_BYTES_MAX, PageQuery, Store};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRunner};
 
@@ -42,6 +42,8 @@ macro_rules! whole_contract {
             a_report_changes_nothing_else,
             pages_are_exact_at_their_borders,
             pages_of_any_store_are_those_of_a_sorted_list,
+            a_page_ends_with_the_message_that_brings_it_to_its_bytes,
+            one_message_above_the_bytes_of_a_page_is_a_page,
             extreme_places_keep_their_order,
             messages_without_a_place_come_first_by_id,
             conversations_do_not_leak_into_each_other,
@@ -178,6 +180,41 @@ async fn pages_of_any_store_are_those_of_a_sorted_list(store: &dyn Store) {
             assert_eq!(seqs(&page), of_a_list(&places, cursor, limit), "{cursor:?}");
         }
     }
+}
+
+async fn a_page_ends_with_the_message_that_brings_it_to_its_bytes(store: &dyn Store) {
+    let half = PAGE_BYTES_MAX / 2;
+    // From either end, the first two messages have exactly a page's bytes, or one byte less.
+    for (short, count) in [(0, 2), (1, 3)] {
+        let chat = conversation();
+        let sizes = [half, half - short, half, half - short];
+        let all: Vec<Message> = (1..)
+            .zip(sizes)
+            .map(|(seq, size)| sized(message(&chat, seq), size))
+            .collect();
+        store.insert_many(&all).await.unwrap();
+        for (cursor, expected) in [
+            (after(0), &all[..count]),
+            (before(9), &all[4 - count..]),
+            (Cursor::Newest, &all[4 - count..]),
+        ] {
+            let page = page(store, &chat, cursor, 9).await;
+            assert_eq!(seqs(&page), seqs(expected), "{cursor:?}, {short} short");
+        }
+    }
+}
+
+async fn one_message_above_the_bytes_of_a_page_is_a_page(store: &dyn Store) {
+    let chat = conversation();
+    let all = [1, 2].map(|seq| sized(message(&chat, seq), PAGE_BYTES_MAX + 1));
+    store.insert_many(&all).await.unwrap();
+    assert_eq!(page(store, &chat, after(0), 9).await, all[..1]);
+    assert_eq!(page(store, &chat, Cursor::Newest, 9).await, all[1..]);
+    // What has no place comes first, in a stretch of its own: a full page does not reach into it.
+    let mut old = message(&chat, 0);
+    old.seq = Seq::NONE;
+    store.insert_many(&[old]).await.unwrap();
+    assert_eq!(page(store, &chat, before(2), 9).await, all[..1]);
 }
 
 async fn extreme_places_keep_their_order(store: &dyn Store) {
@@ -391,6 +428,14 @@ fn with_text(message: Message, text: &str) -> Message {
         body: body.into(),
         ..message
     }
+}
+
+/// Padded with text until it counts for so many bytes.
+fn sized(message: Message, bytes: usize) -> Message {
+    let bare = with_text(message.clone(), "").size();
+    let sized = with_text(message, &"x".repeat(bytes - bare));
+    assert_eq!(sized.size(), bytes);
+    sized
 }
 
 fn after(seq: u64) -> Cursor {

@@ -1,5 +1,7 @@
 //! A Kafka broker of a test's own, to be paused and killed: a real one, in a folder of its own.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
@@ -20,6 +22,10 @@ pub struct Broker {
     pub address: String,
     /// Where the user `chat` has to give the password `right`.
     pub guarded: String,
+    /// The same over TLS, also by SCRAM; of [`Broker::start_secured`] only.
+    pub secured: String,
+    /// Where a certificate is asked for, over TLS; of [`Broker::start_secured`] only.
+    pub mutual: String,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -27,6 +33,16 @@ impl Broker {
     /// Starts one, which will be ready in some seconds; `None`, said on stderr, when Kafka's jars are not in the cache
     /// of services. That is a failure when `CHAT_SVC_REQUIRE_SERVICES` is 1.
     pub fn start() -> Option<Broker> {
+        Self::start_with(false)
+    }
+
+    /// As [`Broker::start`], with listeners for TLS. Their certificates are in [`Broker::file`]s: `ca.pem` (the
+    /// authority's), `client.pem` and `client.key` (one that it vouches for), `other.pem` (another authority's).
+    pub fn start_secured() -> Option<Broker> {
+        Self::start_with(true)
+    }
+
+    fn start_with(secured: bool) -> Option<Broker> {
         let jars = jars();
         if !jars.is_dir() {
             let required = std::env::var("CHAT_SVC_REQUIRE_SERVICES").is_ok_and(|set| set == "1");
@@ -42,10 +58,9 @@ impl Broker {
         let turn = &TURNS[NEXT.fetch_add(1, Ordering::Relaxed) % TURNS.len()];
         let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("folder");
-        let [open, guarded, controller] = free_ports();
-        let settings = settings(folder.path(), open, guarded, controller);
-        fs::write(folder.path().join(SETTINGS), settings).expect("settings");
-        let format = [
+        let ports = free_ports();
+        let mut settings = settings(folder.path(), ports, secured);
+        let mut format = vec![
             "kafka.tools.StorageTool",
             "format",
             "-t",
@@ -53,16 +68,31 @@ impl Broker {
             "-c",
             SETTINGS,
         ];
+        if secured {
+            certificates(folder.path());
+            settings.push_str(SECURED);
+            for mechanism in SCRAM {
+                format.extend(["--add-scram", mechanism]);
+            }
+        }
+        fs::write(folder.path().join(SETTINGS), settings).expect("settings");
         let formatted = java(&jars, folder.path(), &format).wait().expect("java");
         assert!(formatted.success());
         Some(Broker {
             process: java(&jars, folder.path(), &["kafka.Kafka", SETTINGS]),
             jars,
             folder,
-            address: format!("127.0.0.1:{open}"),
-            guarded: format!("127.0.0.1:{guarded}"),
+            address: at(ports[0]),
+            guarded: at(ports[1]),
+            secured: at(ports[3]),
+            mutual: at(ports[4]),
             _turn: turn,
         })
+    }
+
+    /// A file in its folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Stops it where it stands; connections stay open.
@@ -125,21 +155,61 @@ fn java(jars: &Path, folder: &Path, arguments: &[&str]) -> Child {
         .expect("java")
 }
 
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// An authority, what it vouches for (broker and client), and another authority.
+fn certificates(folder: &Path) {
+    let openssl = |line: &str| {
+        let done = Command::new("openssl")
+            .args(line.split(' '))
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .output();
+        let done = done.expect("openssl");
+        assert!(done.status.success(), "openssl {line}: {done:?}");
+    };
+    for authority in ["ca", "other"] {
+        openssl(&format!(
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
+        ));
+    }
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").expect("names");
+    for name in ["broker", "client"] {
+        openssl(&format!(
+            "req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+        ));
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.pem"
+        ));
+    }
+    let parts = ["broker.key", "broker.pem"].map(|part| fs::read(folder.join(part)).expect(part));
+    fs::write(folder.join("keystore.pem"), parts.concat()).expect("keystore");
+}
+
+fn free_ports() -> [u16; 5] {
+    let listeners = [(); 5].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("bound").port())
 }
 
-fn settings(folder: &Path, open: u16, guarded: u16, controller: u16) -> String {
+fn settings(folder: &Path, ports: [u16; 5], secured: bool) -> String {
     let data = folder.join("data");
+    let [open, guarded, controller, tls, mutual] = ports;
+    let mut listeners = format!("PLAINTEXT://127.0.0.1:{open},GUARDED://127.0.0.1:{guarded}");
+    if secured {
+        listeners += &format!(",SECURED://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual}");
+    }
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{open},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{open},GUARDED://127.0.0.1:{guarded}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=\
+         PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT,SECURED:SASL_SSL,MUTUAL:SSL
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.guarded.sasl.enabled.mechanisms=PLAIN
 listener.name.guarded.plain.sasl.jaas.config=\
          org.apache.kafka.common.security.plain.PlainLoginModule required user_chat=\"right\";
 controller.listener.names=CONTROLLER
@@ -153,6 +223,25 @@ auto.create.topics.enable=false
         data.display()
     )
 }
+
+/// The listeners over TLS.
+const SECURED: &str = "ssl.keystore.type=PEM
+ssl.keystore.location=keystore.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=ca.pem
+listener.name.mutual.ssl.client.auth=required
+listener.name.secured.plain.sasl.jaas.config=\
+         org.apache.kafka.common.security.plain.PlainLoginModule required user_chat=\"right\";
+listener.name.secured.scram-sha-256.sasl.jaas.config=\
+         org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secured.scram-sha-512.sasl.jaas.config=\
+         org.apache.kafka.common.security.scram.ScramLoginModule required;
+";
+
+const SCRAM: [&str; 2] = [
+    "SCRAM-SHA-256=[name=chat,password=right]",
+    "SCRAM-SHA-512=[name=chat,password=right]",
+];
 
 const SETTINGS: &str = "server.properties";
 

@@ -31,7 +31,7 @@ use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::Message;
 use crate::store::mongo::document::{int64, to_message};
 use crate::store::mongo::fault::Fault;
-use crate::store::{Cursor, Inserted, PageQuery, Store, StoreError};
+use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, PageQuery, Store, StoreError};
 
 // === MongoStore ===
 
@@ -150,10 +150,11 @@ impl Store for MongoStore {
         }
         self.call(async {
             let ids: Vec<Bson> = ids.iter().map(|id| object_id(*id).into()).collect();
-            let mut found = Vec::new();
             let filter = doc! {"_id": {"$in": ids}};
-            self.read(filter, doc! {}, None, &mut found).await?;
-            Ok(found)
+            let mut found = Rows::default();
+            let cursor = self.messages.find(filter).batch_size(READ_BATCH).await?;
+            found.take(cursor).await?;
+            Ok(found.messages)
         })
     }
 
@@ -216,48 +217,69 @@ async fn client_options(config: &MongoConfig) -> Result<ClientOptions, StoreErro
 
 impl MongoStore {
     async fn read_page(&self, query: PageQuery<'_>) -> mongodb::error::Result<Vec<Message>> {
-        let mut page = Vec::new();
+        let mut page = Rows {
+            bytes_max: PAGE_BYTES_MAX,
+            ..Rows::default()
+        };
         let rising = matches!(query.cursor, Cursor::After(..));
         let direction = if rising { 1 } else { -1 };
         for mut filter in stretches(query.cursor) {
-            if page.len() >= query.limit {
+            if page.messages.len() >= query.limit || page.is_full() {
                 break;
             }
             filter.insert("conversation_id", query.conversation.as_str());
-            let order = doc! {"seq": direction, "_id": direction};
-            let limit = Some(query.limit - page.len());
-            self.read(filter, order, limit, &mut page).await?;
+            let left = query.limit - page.messages.len();
+            let find = self.messages.find(filter).batch_size(READ_BATCH);
+            let find = find.sort(doc! {"seq": direction, "_id": direction});
+            let limit = i64::try_from(left).unwrap_or(i64::MAX);
+            page.take(find.limit(limit).await?).await?;
         }
         if !rising {
-            page.reverse();
+            page.messages.reverse();
         }
-        Ok(page)
+        Ok(page.messages)
+    }
+}
+
+/// Messages read so far, and how many bytes of them are enough.
+struct Rows {
+    messages: Vec<Message>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self {
+            messages: Vec::new(),
+            bytes: 0,
+            bytes_max: usize::MAX,
+        }
+    }
+}
+
+impl Rows {
+    fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
     }
 
-    async fn read(
-        &self,
-        filter: Document,
-        order: Document,
-        limit: Option<usize>,
-        out: &mut Vec<Message>,
-    ) -> mongodb::error::Result<()> {
-        let mut find = self.messages.find(filter).batch_size(READ_BATCH);
-        if let Some(limit) = limit {
-            find = find
-                .sort(order)
-                .limit(i64::try_from(limit).unwrap_or(i64::MAX));
-        }
-        let mut cursor = find.await?;
-        while cursor.advance().await? {
+    /// Up to the one that fills it; the server is asked for no more.
+    async fn take(&mut self, mut cursor: RawCursor) -> mongodb::error::Result<()> {
+        while !self.is_full() && cursor.advance().await? {
             let document = cursor.current();
             match to_message(document) {
-                Some(message) => out.push(message),
+                Some(message) => {
+                    self.bytes += message.size();
+                    self.messages.push(message);
+                }
                 None => tracing::warn!(id = ?document.get("_id"), "a document is no message"),
             }
         }
         Ok(())
     }
 }
+
+type RawCursor = mongodb::Cursor<RawDocumentBuf>;
 
 /// The documents beyond a cursor, as filters to be read one after the other, the nearest first. A missing `seq` is
 /// `null` to a filter and sorts before numbers; the bounds stand so that each stretch is one range of the index.

@@ -206,6 +206,10 @@ mod tests {
             self.topic.bounds(group)
         }
 
+        fn ends(&self, within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
+            self.topic.ends(within)
+        }
+
         fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
             self.topic.close()
         }

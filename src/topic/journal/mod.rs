@@ -277,6 +277,11 @@ impl Topic for Journal {
         Box::pin(async move { Ok(vec![bounds]) })
     }
 
+    fn ends(&self, _within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
+        let end = self.shared.tip.borrow().end;
+        Box::pin(async move { Ok(vec![end]) })
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
         Box::pin(self.finish())
     }

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -55,6 +56,7 @@ impl KafkaTopic {
         let shared = Shared {
             config,
             control: found.control,
+            askers: Mutex::default(),
             identity: found.identity,
             health,
         };
@@ -93,8 +95,7 @@ impl KafkaTopic {
         let reader = match start {
             Start::Group(group) => Reader::member(opening(config.group(group))),
             Start::Latest => {
-                let marks = self.ask(|shared, by| shared.watermarks(by)).await?;
-                let ends: Vec<u64> = marks.iter().map(|marks| marks.end).collect();
+                let ends = self.ask(|shared, by| shared.ends(by)).await?;
                 Reader::tail(opening(config.tail()), &ends)
             }
             Start::Behind {
@@ -117,10 +118,8 @@ impl KafkaTopic {
             return Ok(());
         }
         let flushed = self.writer.close().await;
-        let marks = self.ask(|shared, by| shared.watermarks(by)).await;
-        let ends = marks
-            .ok()
-            .map(|marks| marks.iter().map(|marks| marks.end).collect());
+        let ends = self.ask(|shared, by| shared.ends(by)).await;
+        let ends = ends.ok().map(Arc::from);
         self.ending.send_replace(Ending::Over(ends));
         flushed
     }
@@ -130,8 +129,17 @@ impl KafkaTopic {
         &self,
         question: impl FnOnce(&Shared, Instant) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, TopicError> {
+        let within = self.shared.config.request_timeout;
+        self.ask_within(within, question).await
+    }
+
+    async fn ask_within<T: Send + 'static>(
+        &self,
+        within: Duration,
+        question: impl FnOnce(&Shared, Instant) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, TopicError> {
         let shared = Arc::clone(&self.shared);
-        let by = Instant::now() + shared.config.request_timeout;
+        let by = Instant::now() + within;
         match spawn_blocking(move || question(&shared, by)).await {
             Ok(answer) => answer.map_err(|error| unavailable(&error)),
             Err(error) => Err(TopicError::Failed(error.to_string().into())),
@@ -153,6 +161,11 @@ impl Topic for KafkaTopic {
         Box::pin(self.ask(move |shared, by| shared.bounds(group, by)))
     }
 
+    /// One request to each broker that leads a partition.
+    fn ends(&self, within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
+        Box::pin(self.ask_within(within, |shared, by| shared.ends(by)))
+    }
+
     /// Within the delivery timeout and a request timeout. Without brokers, what is undecided ends as unknown, and
     /// subscriptions end where they are.
     fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
@@ -160,67 +173,80 @@ impl Topic for KafkaTopic {
     }
 }
 
+/// A group, and the client that asks for its places.
+type Asker = (&'static str, Arc<BaseConsumer<Context>>);
+
 /// What is needed to ask the brokers something. Its methods block.
 struct Shared {
     config: KafkaConfig,
     control: BaseConsumer<Context>,
+    /// One for each group whose places were asked for.
+    askers: Mutex<Vec<Asker>>,
     identity: Identity,
     health: Arc<Health>,
 }
 
-struct Marks {
-    first: u64,
-    end: u64,
-}
-
 impl Shared {
-    fn watermarks(&self, by: Instant) -> Result<Vec<Marks>, KafkaError> {
-        let topic = &self.config.topic;
-        let partitions = 0..self.identity.partitions as i32;
-        partitions
-            .map(|partition| {
-                let (first, end) = self.control.fetch_watermarks(topic, partition, left(by))?;
-                Ok(Marks {
-                    first: first.max(0) as u64,
-                    end: end.max(0) as u64,
-                })
-            })
-            .collect()
+    fn ends(&self, by: Instant) -> Result<Vec<u64>, KafkaError> {
+        self.marks(Offset::End, by)
     }
 
-    fn bounds(&self, group: &str, by: Instant) -> Result<Vec<Bounds>, KafkaError> {
-        let marks = self.watermarks(by)?;
+    /// Where each partition begins, or ends: to the brokers both are answers to "since when?".
+    fn marks(&self, which: Offset, by: Instant) -> Result<Vec<u64>, KafkaError> {
+        listen(&self.control);
+        let asked = self.partitions(which)?;
+        let marks = self.offsets(&self.control.offsets_for_times(asked, left(by))?);
+        let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
+        let marks: Option<Vec<u64>> = marks.into_iter().collect();
+        marks.ok_or(unknown)
+    }
+
+    fn bounds(&self, group: &'static str, by: Instant) -> Result<Vec<Bounds>, KafkaError> {
+        // In this order, so that no place is above the end.
+        let first = self.marks(Offset::Beginning, by)?;
         let committed = self.committed(group, by)?;
-        let bounds = (0..).zip(marks.iter().zip(committed));
-        let bounds = bounds.map(|(partition, (marks, committed))| {
-            let first = marks.first;
+        let ends = self.ends(by)?;
+        let bounds = (0..).zip(first.iter().zip(&ends)).zip(committed);
+        let bounds = bounds.map(|((partition, (&first, &end)), committed)| {
             if committed.is_some_and(|committed| committed < first) {
                 let what = "records that the group has not read are gone";
                 tracing::error!(group, partition, ?committed, first, what);
             }
             Bounds {
                 partition,
-                committed: committed.unwrap_or(first).clamp(first, marks.end),
-                end: marks.end,
+                committed: committed.unwrap_or(first).clamp(first, end.max(first)),
+                end,
             }
         });
         Ok(bounds.collect())
     }
 
     /// Of a group that this client does not join.
-    fn committed(&self, group: &str, by: Instant) -> Result<Vec<Option<u64>>, KafkaError> {
-        let context = Context {
-            health: Arc::clone(&self.health),
-        };
-        let settings = self.config.group(group);
-        let asker: BaseConsumer<Context> = settings.create_with_context(context)?;
+    fn committed(&self, group: &'static str, by: Instant) -> Result<Vec<Option<u64>>, KafkaError> {
+        let asker = self.asker(group)?;
+        listen(&asker);
         let places = asker.committed_offsets(self.partitions(Offset::Invalid)?, left(by))?;
         Ok(self.offsets(&places))
     }
 
+    /// The client that asks for a group's places; kept, for it is asked every second.
+    fn asker(&self, group: &'static str) -> Result<Arc<BaseConsumer<Context>>, KafkaError> {
+        let mut askers = self.askers.lock();
+        if let Some((_, asker)) = askers.iter().find(|(of, _)| *of == group) {
+            return Ok(Arc::clone(asker));
+        }
+        let context = Context {
+            health: Arc::clone(&self.health),
+        };
+        let settings = self.config.group(group);
+        let asker: Arc<BaseConsumer<Context>> = Arc::new(settings.create_with_context(context)?);
+        askers.push((group, Arc::clone(&asker)));
+        Ok(asker)
+    }
+
     fn behind(
         &self,
-        group: &str,
+        group: &'static str,
         window: Duration,
         records_max: u64,
         by: Instant,
@@ -239,10 +265,10 @@ impl Shared {
                 young.max(least).min(bounds.committed)
             })
         });
-        let marks = self.watermarks(by)?;
+        let first = self.marks(Offset::Beginning, by)?;
         Ok(starts
-            .zip(marks)
-            .map(|(start, marks)| start.max(marks.first))
+            .zip(first)
+            .map(|(start, first)| start.max(first))
             .collect())
     }
 
@@ -265,6 +291,14 @@ impl Shared {
             }
         };
         (0..self.identity.partitions as i32).map(place).collect()
+    }
+}
+
+/// A client that only asks hears of errors as well: what nobody took would pile up.
+fn listen(client: &BaseConsumer<Context>) {
+    const EVENTS_MAX: usize = 8;
+    for _ in 0..EVENTS_MAX {
+        let _ = client.poll(Duration::ZERO);
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) fn open(config: &KafkaConfig, health: &Arc<Health>) -> Result<Found, 
     }
     let limits = search.limits();
     let weak = shape.replicas >= 3 && limits.min_insync_replicas == Some(1);
-    if weak && !config.weak_replication_allowed {
+    if weak && !config.weak_replication_allowed && !config.is_volatile {
         return Err(OpenError::WeakReplication {
             topic: config.topic.clone(),
             replicas: shape.replicas,
@@ -202,6 +202,11 @@ impl Search<'_> {
         let fixed = TopicReplication::Fixed(replication);
         let mut topic = NewTopic::new(&config.topic, partitions, fixed)
             .set("max.message.bytes", &message_bytes_max);
+        if config.is_volatile {
+            topic = topic
+                .set("retention.ms", VOLATILE_MS)
+                .set("segment.ms", VOLATILE_MS);
+        }
         if let Some(count) = &min_insync {
             topic = topic.set("min.insync.replicas", count);
         }
@@ -302,6 +307,9 @@ const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 
 /// Stands for the broker's own number of replicas.
 const BROKER_DEFAULT: i32 = -1;
+
+/// How long a volatile topic keeps records, and how long it writes one segment, the least it can drop.
+const VOLATILE_MS: &str = "60000";
 
 const TRY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);

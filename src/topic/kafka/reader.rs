@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{thread, vec};
 
 use bytes::{Bytes, BytesMut};
@@ -50,6 +50,8 @@ pub(super) struct Reader {
     /// The same, of what was returned since the last commit.
     uncommitted: BTreeMap<u32, u64>,
     committing: Option<JoinHandle<Result<(), KafkaError>>>,
+    /// Since when the topic is known to be closed.
+    closed: Option<Instant>,
     /// Met after records that had to be returned first.
     fault: Option<TopicError>,
 }
@@ -117,6 +119,7 @@ impl Reader {
             next: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
             committing: None,
+            closed: None,
             fault: None,
         })
     }
@@ -159,6 +162,7 @@ impl Reader {
             let ending = self.ending.borrow_and_update().clone();
             let over = matches!(ending, Ending::Over(_));
             if let Ending::Over(Some(ends)) = ending {
+                self.closed.get_or_insert_with(Instant::now);
                 if !asked && self.grouped {
                     asked = true;
                     self.learn_places().await;
@@ -208,12 +212,17 @@ impl Reader {
         let Ok(assigned) = self.consumer.assignment() else {
             return false;
         };
+        // One that has just come from another member has no place yet; other members' records may come for ever.
+        let is_late = self.closed.is_some_and(|since| since.elapsed() > SILENCE);
         let partitions = assigned.elements();
         !partitions.is_empty()
             && partitions.iter().all(|place| {
                 let partition = place.partition().max(0) as u32;
-                ends.get(partition as usize)
-                    .is_none_or(|end| at_end(partition, *end))
+                let is_unknown = !self.next.contains_key(&partition);
+                (is_late && is_unknown)
+                    || ends
+                        .get(partition as usize)
+                        .is_none_or(|end| at_end(partition, *end))
             })
     }
 

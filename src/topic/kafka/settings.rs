@@ -35,6 +35,9 @@ pub struct KafkaConfig {
     pub delivery_timeout: Duration,
     /// How long a record may wait for others to be sent with.
     pub linger: Duration,
+    /// For what may be lost: one replica confirms, nothing is tried again, and a topic that is made keeps a minute.
+    /// Readers go on with what is new when what they were to read is gone.
+    pub is_volatile: bool,
     pub queue_records_max: u32,
     pub queue_bytes_max: usize,
     pub security: Security,
@@ -59,6 +62,7 @@ impl KafkaConfig {
             request_timeout: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
             linger: Duration::from_millis(3),
+            is_volatile: false,
             queue_records_max: 200_000,
             queue_bytes_max: 128 << 20,
             security: Security::default(),
@@ -109,6 +113,12 @@ impl KafkaConfig {
                 (self.queue_bytes_max >> 10).max(1).to_string(),
             )
             .set("statistics.interval.ms", "5000");
+        if self.is_volatile {
+            client
+                .set("enable.idempotence", "false")
+                .set("acks", "1")
+                .set("message.send.max.retries", "0");
+        }
         client
     }
 
@@ -129,6 +139,9 @@ impl KafkaConfig {
     pub(super) fn tail(&self) -> ClientConfig {
         let mut client = self.consumer();
         client.set("group.id", self.group_id("tail"));
+        if self.is_volatile {
+            client.set("auto.offset.reset", "latest");
+        }
         client
     }
 
@@ -190,7 +203,10 @@ impl Security {
             Some("PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512") => (self.username.is_none()
                 || self.password.is_none())
             .then(|| "SASL needs a user and a password".to_owned()),
-            Some("OAUTHBEARER") => Some("OAUTHBEARER is not supported".to_owned()),
+            Some("OAUTHBEARER") => Some(
+                "the SASL mechanism OAUTHBEARER is not supported: the client library is built without an HTTP client"
+                    .to_owned(),
+            ),
             Some(other) => Some(format!("the SASL mechanism {other:?} is not supported")),
             None => Some("SASL needs a mechanism".to_owned()),
         }
