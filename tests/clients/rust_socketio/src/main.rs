@@ -2,8 +2,8 @@
 //! ECHO_URL names it.
 //!
 //! One line per check; exit code 1 when one fails; the last line counts them. What this client cannot do, whatever the
-//! server, is not asked of it: it does not answer questions, sends bytes alone and without asking for an acknowledgement,
-//! splits what it receives at 0x1e on a websocket too, and does not return after a goodbye by polling.
+//! server, is not asked of it: it answers no questions, sends bytes alone and asks no acknowledgement for them, splits
+//! what it receives at 0x1e on a websocket too, and does not return after a goodbye by polling.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
