@@ -56,6 +56,12 @@ struct Args {
     /// Milliseconds in which a client is to acknowledge what it is asked.
     #[arg(long, default_value_t = 10_000)]
     ack_timeout_ms: u64,
+    /// Origins whose pages may connect, with their visitors' cookies; none: any, without.
+    #[arg(long, value_delimiter = ',')]
+    cors_origins: Vec<String>,
+    /// Name of a cookie with the session's id.
+    #[arg(long)]
+    cookie: Option<String>,
 }
 
 #[tokio::main]
@@ -93,8 +99,8 @@ async fn main() -> std::io::Result<()> {
     let options = StackOptions {
         metrics: metrics.clone(),
         socket_path: "/socket.io/".into(),
-        cors_origins: Vec::new(),
-        cors_credentials: false,
+        cors_origins: args.cors_origins.clone(),
+        cors_credentials: !args.cors_origins.is_empty(),
         body_idle_timeout: Duration::from_secs(30),
     };
     let server = Server {
@@ -148,13 +154,13 @@ fn endpoint(
         ping_timeout: Duration::from_millis(args.ping_timeout_ms),
         upgrade_timeout: Duration::from_secs(10),
         payload_bytes_max: MESSAGE_BYTES_MAX,
-        cors_origins: Vec::new(),
+        cors_origins: args.cors_origins.clone(),
         polling: true,
         websocket: true,
         upgrades: true,
         revision_3: true,
         jsonp: true,
-        cookie: None,
+        cookie: args.cookie.clone(),
     };
     Arc::new(Endpoint {
         engine: Arc::new(engine),

@@ -72,8 +72,8 @@ export function collect(socket, event) {
 
 // A door to the service that lets polling through at once and websockets only after `release()`: so a test decides
 // when the upgrade happens.
-export async function gate() {
-  const target = new URL(CHAT_URL);
+export async function gate(service_url = CHAT_URL) {
+  const target = new URL(service_url);
   let release;
   const released = new Promise((resolve) => (release = resolve));
   const open = new Set();
