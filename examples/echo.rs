@@ -15,7 +15,7 @@ use chat_svc::drain::{Drain, Tasks};
 use chat_svc::http::query;
 use chat_svc::http::reply::{self, Body, Error, Reply};
 use chat_svc::http::server::{Server, Slots, bind};
-use chat_svc::http::stack::{StackOptions, stack};
+use chat_svc::http::stack::{Credentials, StackOptions, stack};
 use chat_svc::hub::session::{Link, Session};
 use chat_svc::hub::{Hub, HubLimits};
 use chat_svc::metrics::Metrics;
@@ -100,7 +100,10 @@ async fn main() -> std::io::Result<()> {
         metrics: metrics.clone(),
         socket_path: "/socket.io/".into(),
         cors_origins: args.cors_origins.clone(),
-        cors_credentials: !args.cors_origins.is_empty(),
+        cors_credentials: match args.cors_origins.is_empty() {
+            true => Credentials::OldClients,
+            false => Credentials::Always,
+        },
         body_idle_timeout: Duration::from_secs(30),
     };
     let server = Server {

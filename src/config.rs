@@ -47,8 +47,8 @@ pub struct Config {
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
-    /// Whether such origins may send cookies; not set: those of CORS_ORIGINS may. `true` without CORS_ORIGINS lets any
-    /// page act with its visitor's cookies
+    /// Whether such origins may send cookies; not set: those of CORS_ORIGINS may, and without them only Socket.IO
+    /// clients 1.x and 2.x, which cannot do without
     #[arg(long, env = "CORS_CREDENTIALS")]
     pub cors_credentials: Option<bool>,
 

@@ -258,7 +258,7 @@ async fn head_answers_as_get_without_the_body() {
 // === CORS ===
 
 #[tokio::test]
-async fn without_a_list_any_origin_may_read_but_never_with_credentials() {
+async fn without_a_list_any_origin_may_read_and_only_old_clients_with_credentials() {
     let server = Server::start(&[]).await;
     for path in [
         "/health",
@@ -266,19 +266,20 @@ async fn without_a_list_any_origin_may_read_but_never_with_credentials() {
         "/api/chat/messages/talk?limit=0",
         "/socket.io/?EIO=4&transport=polling",
         "/socket.io/?EIO=4&transport=nonsense",
+        "/socket.io/?EIO=3&transport=polling",
+        "/socket.io/?EIO=3&transport=nonsense",
+        "/health?EIO=3",
         "/uploads/missing",
     ] {
         let answer = with_origin(server.address, "GET", path, "https://any.example").await;
-        assert_eq!(
-            answer.header("access-control-allow-origin"),
-            Some("*"),
-            "{path}"
-        );
-        assert_eq!(
-            answer.header("access-control-allow-credentials"),
-            None,
-            "{path}"
-        );
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!(allowed, Some("https://any.example"), "{path}");
+        let vary = answer.header("vary").unwrap_or_default();
+        assert!(vary.contains("origin"), "{path}: {vary}");
+        // Clients 1.x and 2.x always send cookies, so without this their pages cannot connect from another origin.
+        let credentials = answer.header("access-control-allow-credentials");
+        let is_old = path.contains("EIO=3") && path.starts_with("/socket.io/");
+        assert_eq!(credentials, is_old.then_some("true"), "{path}");
     }
     let headers = [
         ("Origin", "https://any.example"),
@@ -294,7 +295,8 @@ async fn without_a_list_any_origin_may_read_but_never_with_credentials() {
     )
     .await;
     assert!(matches!(answer.status, 200 | 204), "{}", answer.status);
-    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    let allowed = answer.header("access-control-allow-origin");
+    assert_eq!(allowed, Some("https://any.example"));
     assert!(
         answer
             .header("access-control-allow-methods")

@@ -15,7 +15,7 @@ use crate::app::core::Core;
 use crate::config::Config;
 use crate::drain::Stage;
 use crate::http::server::{self, Slots};
-use crate::http::stack::{StackOptions, stack};
+use crate::http::stack::{Credentials, StackOptions, stack};
 use crate::metrics::Metrics;
 
 /// Admin connections at most: scrapes, probes and quote events need few.
@@ -70,7 +70,7 @@ impl App {
         // No browser of another origin has business there.
         let options = StackOptions {
             cors_origins: vec!["http://localhost".into()],
-            cors_credentials: false,
+            cors_credentials: Credentials::Never,
             ..options
         };
         core.serve(
@@ -152,9 +152,12 @@ fn stack_options(config: &Config, metrics: &Arc<Metrics>) -> StackOptions {
         metrics: metrics.clone(),
         socket_path: config.engine.socket_path.as_str().into(),
         cors_origins: config.cors_origins.clone(),
-        cors_credentials: config
-            .cors_credentials
-            .unwrap_or(!config.cors_origins.is_empty()),
+        cors_credentials: match config.cors_credentials {
+            Some(true) => Credentials::Always,
+            Some(false) => Credentials::Never,
+            None if config.cors_origins.is_empty() => Credentials::OldClients,
+            None => Credentials::Always,
+        },
         body_idle_timeout: config.limits.body_idle_timeout,
     }
 }

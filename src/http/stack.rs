@@ -18,11 +18,12 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, layer::layer_fn};
 use tower_http::ServiceBuilderExt;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::http::limit::Limit;
 use crate::http::observe::Observe;
+use crate::http::query;
 use crate::http::reply::{self, Body, Error, Reply};
 use crate::metrics::Metrics;
 
@@ -38,9 +39,18 @@ pub struct StackOptions {
     /// Origins that may use the service from a browser; none: any.
     pub cors_origins: Vec<String>,
     /// Whether those origins may send cookies.
-    pub cors_credentials: bool,
+    pub cors_credentials: Credentials,
     /// How long a request's body may stand still.
     pub body_idle_timeout: Duration,
+}
+
+/// Who may send cookies from another origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    Always,
+    /// Socket.IO clients 1.x and 2.x, which cannot do without.
+    OldClients,
+    Never,
 }
 
 /// Puts the layers around the router.
@@ -52,9 +62,8 @@ where
     let StackOptions {
         metrics,
         socket_path,
-        cors_origins,
-        cors_credentials,
         body_idle_timeout,
+        ..
     } = options.clone();
     let service = ServiceBuilder::new()
         // Outermost, so that it counts what the layers below refuse as well.
@@ -67,7 +76,7 @@ where
         // An origin that is not on the list gets no CORS header at all.
         .map_response(without_half_cors)
         // Outside of all that can refuse: a browser shows an error's body only if it carries these headers.
-        .layer(cors(&cors_origins, cors_credentials))
+        .layer(cors(options))
         // No answer of ours is to be taken for another type than it says.
         .insert_response_header_if_not_present(
             X_CONTENT_TYPE_OPTIONS,
@@ -82,9 +91,15 @@ where
     BoxCloneSyncService::new(service)
 }
 
-/// Which browsers' origins may read answers. Without a list: any; with credentials each is then named as it asks, since
-/// browsers take no `*` with them.
-fn cors(origins: &[String], credentials: bool) -> CorsLayer {
+/// Which browsers' origins may read answers. Without a list: any, each named as it asks, since browsers take no `*`
+/// with credentials.
+fn cors(options: &StackOptions) -> CorsLayer {
+    let StackOptions {
+        cors_origins: origins,
+        cors_credentials: credentials,
+        socket_path,
+        ..
+    } = options;
     let layer = CorsLayer::new()
         .allow_methods(AllowMethods::list([
             Method::GET,
@@ -100,20 +115,25 @@ fn cors(origins: &[String], credentials: bool) -> CorsLayer {
         ])
         .allow_headers(AllowHeaders::mirror_request())
         .max_age(Duration::from_secs(600));
-    if origins.is_empty() {
-        return match credentials {
-            false => layer.allow_origin(AllowOrigin::any()),
-            true => layer
-                .allow_origin(AllowOrigin::mirror_request())
-                .allow_credentials(true),
-        };
+    let layer = if origins.is_empty() {
+        layer.allow_origin(AllowOrigin::mirror_request())
+    } else {
+        let list = origins
+            .iter()
+            .filter_map(|origin| HeaderValue::from_str(origin).ok());
+        layer.allow_origin(AllowOrigin::list(list))
+    };
+    match *credentials {
+        Credentials::Always => layer.allow_credentials(true),
+        Credentials::Never => layer,
+        Credentials::OldClients => {
+            let socket_path = socket_path.clone();
+            layer.allow_credentials(AllowCredentials::predicate(move |_, request| {
+                request.uri.path().starts_with(&*socket_path)
+                    && query::value(request.uri.query(), "EIO").as_deref() == Some("3")
+            }))
+        }
     }
-    let list = origins
-        .iter()
-        .filter_map(|origin| HeaderValue::from_str(origin).ok());
-    layer
-        .allow_origin(AllowOrigin::list(list))
-        .allow_credentials(credentials)
 }
 
 /// The layer below withholds `Access-Control-Allow-Origin` from other origins, and only that: this takes the rest away.

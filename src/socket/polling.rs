@@ -80,12 +80,14 @@ impl Polling<'_> {
             Answer::Moved => refuse_polling(HandshakeError::BadRequest),
             Answer::Closed => {
                 self.engine.hub.forget(&session);
-                // A client that said goodbye itself is let go; any other is told.
-                let by_client = session.closed() == Some(CloseReason::TransportClose);
-                let last = if by_client {
-                    Frame::noop()
-                } else {
-                    Frame::close()
+                let last = match session.closed() {
+                    // It said goodbye itself.
+                    Some(CloseReason::TransportClose) => Frame::noop(),
+                    // Some clients take our goodbye as final; after a failure all of them come back.
+                    Some(CloseReason::ServerShuttingDown) => {
+                        return refuse_polling(HandshakeError::SessionIdUnknown);
+                    }
+                    _ => Frame::close(),
                 };
                 answer::packets(&session.handshake, &[last])
             }
