@@ -12,6 +12,7 @@
 mod support;
 
 mod binary;
+mod compression;
 mod cors;
 mod handshake;
 mod heartbeat;
