@@ -74,7 +74,7 @@ enum Transport {
 impl Endpoint {
     /// Answers one request; a long poll waits here. `rest` is what follows the Socket.IO path.
     pub async fn serve(&self, rest: &str, request: Request<Body>) -> Reply {
-        if *request.method() == Method::GET
+        if matches!(*request.method(), Method::GET | Method::HEAD)
             && let Some(file) = self.client_files.get(rest, request.headers())
         {
             return file;

@@ -18,6 +18,7 @@ mod handshake;
 mod heartbeat;
 mod jsonp;
 mod namespaces;
+mod options;
 mod polling;
 mod upgrade;
 mod websocket;
