@@ -17,6 +17,7 @@ mod cors;
 mod handshake;
 mod heartbeat;
 mod jsonp;
+mod msgpack;
 mod namespaces;
 mod options;
 mod polling;
