@@ -37,13 +37,18 @@ async fn a_silent_client_is_closed_when_interval_and_timeout_have_passed() {
     let (mut socket, _) = websocket(server.address, SOCKETS).await;
     let (poll, _) = Poll::open(server.address, SOCKETS).await;
     let opened = Instant::now();
-    // Not pinged: that is the client's part.
-    expect(&mut socket, &["40"]).await;
-    assert_eq!(socket.closed().await, Some(1000));
-    assert!(before.elapsed() >= SILENCE, "closed too early");
-    // This is the protocol's own deadline, and a request right after it must see it.
-    tokio::time::sleep_until(opened + SILENCE).await;
-    assert_refused(&poll.get().await, 1, "Session ID unknown");
+    let told = async {
+        // Not pinged: that is the client's part.
+        expect(&mut socket, &["40"]).await;
+        assert_eq!(socket.closed().await, Some(1000));
+        assert!(before.elapsed() >= SILENCE, "closed too early");
+    };
+    let refused = async {
+        // This is the protocol's own deadline, and a request right after it must see it.
+        tokio::time::sleep_until(opened + SILENCE).await;
+        assert_refused(&poll.get().await, 1, "Session ID unknown");
+    };
+    tokio::join!(told, refused);
 }
 
 #[tokio::test]
