@@ -1,11 +1,11 @@
 //! One whole client: polling requests, a websocket's bytes in chunks, the upgrade between them, whatever parser it
 //! speaks. What the socket layer does, without sockets.
 //!
-//! The first byte chooses revision, base64, JSONP, the first transport and the limit on a packet. What follows are steps,
+//! The first byte chooses revision, base64, JSONP, the first transport and the limit on a packet. Steps follow,
 //! with a byte 0xFE between: `p` a POST's body, `o` one of octets, `g` a GET, `w` bytes on the websocket.
 //!
-//! Whatever is sent reaches the client once and in order, across transports; a socket that probes carries the answer to
-//! its probe and nothing else; nothing is heard behind the end.
+//! Whatever is queued reaches the client once and in order, across transports and in each form; what was queued before
+//! an error is heard in part or whole; no event is taken in a namespace that was not joined.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -137,3 +137,22 @@ async fn websocket_handshakes_of_two_sessions_have_nothing_in_common() {
     assert_ne!(first[..8], second[..8]);
     assert_ne!(first[12..], second[12..]);
 }
+
+#[tokio::test]
+async fn a_transport_and_its_headers_belong_together() {
+    let server = Server::start(&[]).await;
+    for start in [SOCKETS, "/socket.io/?EIO=4"] {
+        let (poll, _) = Poll::open(server.address, start).await;
+        for path in [format!("{start}&transport=polling"), poll.path()] {
+            let answer = WebSocket::open(server.address, &path, &[]).await;
+            let answer = answer.expect_err("a refusal");
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (400, "Bad request")
+            );
+        }
+        let path = format!("{start}&transport=websocket");
+        assert_refused(&http::get(server.address, &path).await, 3, "Bad request");
+        assert!(poll.is_known().await);
+    }
+}

@@ -190,6 +190,42 @@ async fn a_socket_is_asked_and_taken_out_of_its_namespace() {
 }
 
 #[tokio::test]
+async fn a_client_leaves_a_namespace_with_or_without_the_comma_and_may_come_back() {
+    let echo = Echo::start(&[]);
+    let (mut socket, _) = greeted(&echo).await;
+    for leave in ["41/custom,", "41/custom"] {
+        socket.send_text("40/custom,").await.unwrap();
+        expect(&mut socket, &["40/custom,", r#"42/custom,["auth",{}]"#]).await;
+        socket.send_text(leave).await.unwrap();
+        // On its way when the client left: dropped, not punished.
+        let late = r#"42/custom,["message"]"#;
+        socket.send_text(late).await.unwrap();
+        socket.send_text("2").await.unwrap();
+        expect(&mut socket, &["3"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_closes_transports_and_takes_nobody_out_of_a_namespace() {
+    let mut server = Server::start(&[]).await;
+    let (mut socket, _) = opened(server.address, SOCKETS).await;
+    expect(&mut socket, &["40"]).await;
+    let (poll, _) = Poll::open(server.address, SOCKETS).await;
+    let mut get = poll.hold().await;
+    let told = async {
+        let frame = socket.frame().await.expect("a close frame");
+        assert_eq!(frame.opcode, websocket::CLOSE, "{frame:?}");
+        let held = get.response("GET").await;
+        assert_eq!((held.status, held.text().as_str()), (200, "1:1"));
+        drop(socket);
+        drop(get);
+    };
+    let ended = server.terminate(crate::support::DEADLINE);
+    let (_, status) = tokio::join!(told, ended);
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
 async fn attachments_go_both_ways_on_a_websocket() {
     let echo = Echo::start(&[]);
     let (mut socket, _) = greeted(&echo).await;
