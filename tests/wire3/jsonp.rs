@@ -4,6 +4,7 @@ use crate::support::echo::Echo;
 use crate::support::http;
 use crate::support::http::Response;
 use crate::support::server::Server;
+use crate::support::websocket::WebSocket;
 use crate::{BARE, Poll, SOCKETS, assert_refused};
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -143,5 +144,16 @@ async fn scripts_can_be_switched_off() {
         assert_refused(&http::get(server.address, &path).await, 3, "Bad request");
         let path = format!("{start}&transport=polling");
         http::get(server.address, &path).await.expect_status(200);
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_does_not_look_at_j() {
+    let server = Server::start(&[("ALLOW_JSONP", "false")]).await;
+    for j in ["0", "x"] {
+        let path = format!("{SOCKETS}&transport=websocket&j={j}");
+        let mut socket = WebSocket::open(server.address, &path, &[]).await.unwrap();
+        assert!(socket.text().await.starts_with("0{"));
+        assert_eq!(socket.text().await, "40");
     }
 }
