@@ -156,8 +156,10 @@ impl Parts {
     }
 }
 
-/// Compresses what is worth it, in a way that the client accepts.
+/// Compresses what is worth it, in a way that the client accepts. A client that accepts nothing that we have gets it
+/// plain: its packets are gone from the queue.
 async fn compress(accepted: HeaderValue, answer: Reply) -> Reply {
+    let status = answer.status();
     let mut answer = Some(answer);
     let service = tower::service_fn(move |_: Request<()>| {
         let answer = answer.take().expect("a service that is called once");
@@ -170,9 +172,9 @@ async fn compress(accepted: HeaderValue, answer: Reply) -> Reply {
     let mut request = Request::new(());
     request.headers_mut().insert(ACCEPT_ENCODING, accepted);
     let answer = compression.oneshot(request).await;
-    answer
-        .unwrap_or_else(|never| match never {})
-        .map(reply::boxed)
+    let mut answer = answer.unwrap_or_else(|never| match never {});
+    *answer.status_mut() = status;
+    answer.map(reply::boxed)
 }
 
 /// As the reference server.

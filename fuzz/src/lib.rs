@@ -12,6 +12,7 @@ pub mod msgpack;
 pub mod quote;
 pub mod range;
 pub mod route;
+pub mod session;
 pub mod socketio;
 pub mod websocket;
 
@@ -19,7 +20,7 @@ pub mod websocket;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("client_event", client_event::run),
     ("connection", connection::run),
     ("engineio3_payload", engineio3_payload::run),
@@ -29,6 +30,7 @@ pub const TARGETS: [Target; 11] = [
     ("quote", quote::run),
     ("range", range::run),
     ("route", route::run),
+    ("session", session::run),
     ("socketio", socketio::run),
     ("websocket", websocket::run),
 ];

@@ -74,7 +74,7 @@ enum Transport {
 impl Endpoint {
     /// Answers one request; a long poll waits here. `rest` is what follows the Socket.IO path.
     pub async fn serve(&self, rest: &str, request: Request<Body>) -> Reply {
-        if *request.method() == Method::GET
+        if matches!(*request.method(), Method::GET | Method::HEAD)
             && let Some(file) = self.client_files.get(rest, request.headers())
         {
             return file;
@@ -124,18 +124,24 @@ impl Endpoint {
         }
         match known {
             Some(session) => Ok(Asked::Known(session)),
-            None => self.handshake(query).map(Asked::New),
+            None => self.handshake(query, transport).map(Asked::New),
         }
     }
 
     /// What the first request fixes for the session.
-    fn handshake(&self, query: Option<&str>) -> Result<Handshake, HandshakeError> {
+    fn handshake(
+        &self,
+        query: Option<&str>,
+        transport: Transport,
+    ) -> Result<Handshake, HandshakeError> {
         let revision = query::value(query, "EIO").and_then(|eio| Revision::parse(&eio));
         let revision = revision
             .filter(|revision| *revision == Revision::V4 || self.options.revision_3)
             .ok_or(HandshakeError::UnsupportedProtocolVersion)?;
         let jsonp = match query::value(query, "j") {
             None => None,
+            // A session that begins on a websocket never polls.
+            Some(_) if transport == Transport::WebSocket => None,
             Some(_) if !self.options.jsonp => return Err(HandshakeError::BadRequest),
             Some(j) => Some(jsonp::Index::parse(&j).ok_or(HandshakeError::BadRequest)?),
         };

@@ -183,6 +183,10 @@ impl<A: Application> Messages for Namespaces<A> {
     }
 
     fn text(&self, session: &Arc<Session>, message: &str) -> Result<(), CloseReason> {
+        // A connection stays with the parser that it began with.
+        if session.speaks_msgpack() {
+            return Err(CloseReason::ParseError);
+        }
         let signal = session.connection.lock().message(message, self.hub.now())?;
         self.act(session, signal)
     }

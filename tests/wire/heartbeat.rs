@@ -42,13 +42,18 @@ async fn a_client_that_does_not_answer_is_closed_when_both_deadlines_have_passed
     let polling = Client::open_polling(server.address, "", &[]).await.unwrap();
     let opened = Instant::now();
     socket.answers_pings = false;
-    assert_eq!(socket.packet().await, ping());
-    assert_eq!(socket.packet().await, None);
-    assert!(before.elapsed() >= DEADLINE, "closed too early");
-    // This is the protocol's own deadline, and a request right after it must see it.
-    tokio::time::sleep_until(opened + DEADLINE).await;
-    let answer = http::get(server.address, &polling_path(polling.sid())).await;
-    assert_refused(&answer, 1, "Session ID unknown");
+    let told = async {
+        assert_eq!(socket.packet().await, ping());
+        assert_eq!(socket.packet().await, None);
+        assert!(before.elapsed() >= DEADLINE, "closed too early");
+    };
+    let refused = async {
+        // This is the protocol's own deadline, and a request right after it must see it.
+        tokio::time::sleep_until(opened + DEADLINE).await;
+        let answer = http::get(server.address, &polling_path(polling.sid())).await;
+        assert_refused(&answer, 1, "Session ID unknown");
+    };
+    tokio::join!(told, refused);
 }
 
 #[tokio::test]
