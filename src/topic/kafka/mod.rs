@@ -6,6 +6,7 @@
 
 mod health;
 mod open;
+mod polled;
 mod producer;
 mod reader;
 mod settings;

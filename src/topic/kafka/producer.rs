@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Message, Statistics};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::health::{Health, ProducerHealth, log};
+use super::polled::Polled;
 use crate::topic::{Outcome, Position, Record, TopicError};
 
 /// Appends to one topic.
@@ -35,7 +36,7 @@ enum Live {
     Closed,
 }
 
-type Producer = ThreadedProducer<Reports>;
+type Producer = Polled<Reports>;
 
 impl Writer {
     /// Starts a producer; it connects by itself.
@@ -149,8 +150,8 @@ impl Writer {
                 let old = std::mem::replace(&mut *live, Live::Open(Arc::new(producer)));
                 drop(live);
                 self.health.producers_replaced.fetch_add(1, Relaxed);
-                // Ending it waits for its last reports.
-                spawn_blocking(move || drop(old));
+                // It ends on its own thread, which waits for its last reports.
+                drop(old);
             }
             Err(error) => tracing::error!(%error, "no new producer could be made"),
         }
@@ -181,7 +182,7 @@ fn producer(settings: &ClientConfig, health: &Arc<Health>) -> Result<Producer, K
         health: Arc::clone(health),
         fatal: AtomicBool::new(false),
     };
-    ThreadedProducer::from_config_and_context(settings, Reports { state })
+    Polled::start(settings, Reports { state })
 }
 
 // === Batch ===

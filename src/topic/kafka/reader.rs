@@ -372,6 +372,7 @@ impl Pump {
         }
         let mut item = item;
         let (mut paused, mut resume) = (false, false);
+        let full_since = Instant::now();
         loop {
             match self.sender.try_send(item) {
                 Ok(()) => {
@@ -382,6 +383,11 @@ impl Pump {
                 }
                 Err(TrySendError::Closed(_)) => return false,
                 Err(TrySendError::Full(back)) => item = back,
+            }
+            // A pause throws away what the client library has fetched: it is for a reader that has stopped.
+            if full_since.elapsed() < PATIENCE {
+                thread::sleep(FULL_WAIT);
+                continue;
             }
             if !paused {
                 self.switch(|partitions| self.consumer.pause(partitions));
@@ -492,6 +498,11 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How long a thread without records waits before it looks whether its reader is still there.
 const WAIT: Duration = Duration::from_millis(100);
 const PAUSED_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a member whose reader has no room looks for some, and how often, before it pauses. It hears of no rebalance
+/// meanwhile, so other members may have to wait as long.
+const PATIENCE: Duration = Duration::from_secs(1);
+const FULL_WAIT: Duration = Duration::from_millis(2);
 
 /// After a close, a reader that is not at the end ends when nothing came for so long.
 const SILENCE: Duration = Duration::from_secs(3);
