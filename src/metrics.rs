@@ -56,6 +56,12 @@ pub struct Metrics {
     pub tail_messages: Level,
     pub tail_bytes: Level,
     pub recent_ids: Level,
+    recoveries: ByLabel,
+    pub recovery_replayed: Counter,
+    pub recovery_messages: Level,
+    pub recovery_messages_bytes: Level,
+    pub recovery_sessions_bytes: Level,
+    pub recovery_sessions_dropped: Counter,
     pub frames_written: Counter,
     pub socket_writes: Counter,
     pub journal_bytes: Gauge<u64, AtomicU64>,
@@ -154,6 +160,24 @@ impl Metrics {
             tail_messages: r.add("tail_messages", "Messages that the store does not have yet"),
             tail_bytes: r.add("tail_bytes", "Their bytes"),
             recent_ids: r.add("recent_ids", "Ids remembered to recognise resends"),
+            recoveries: r.add(
+                "recoveries",
+                "Sessions that clients asked to take up again, by what came of it",
+            ),
+            recovery_replayed: r.add(
+                "recovery_replayed",
+                "Messages sent again to sessions taken up",
+            ),
+            recovery_messages: r.add("recovery_messages", "Messages kept to be replayed"),
+            recovery_messages_bytes: r.add("recovery_messages_bytes", "Their bytes"),
+            recovery_sessions_bytes: r.add(
+                "recovery_sessions_bytes",
+                "Bytes of sessions kept whose connections have ended",
+            ),
+            recovery_sessions_dropped: r.add(
+                "recovery_sessions_dropped",
+                "Such sessions given up for want of room",
+            ),
             frames_written: r.add("frames_written", "Frames written to websockets"),
             socket_writes: r.add("socket_writes", "System calls that wrote them"),
             journal_bytes: r.add("journal_bytes", "Bytes of the journal on disk"),
@@ -202,6 +226,11 @@ impl Metrics {
     /// Counts a closed session.
     pub fn closed(&self, reason: &'static str) {
         self.closed.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a client that came back for its session.
+    pub fn recovery(&self, outcome: &'static str) {
+        self.recoveries.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Counts an answered request by the class of its status, for example `2xx`.

@@ -21,6 +21,7 @@ use crate::drain::{Drain, Stage, Tasks};
 use crate::history::{History, HistoryLimits, Origin};
 use crate::http::server::{Server, Slots};
 use crate::http::stack::Stack;
+use crate::hub::recovery::{Recovery, RecoveryLimits};
 use crate::hub::session::Link;
 use crate::hub::{Hub, HubLimits};
 use crate::metrics::Metrics;
@@ -89,7 +90,8 @@ impl Core {
         };
         let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
         let history = Arc::new(history);
-        let hub = Arc::new(Hub::new(hub_limits(config), metrics.clone()));
+        let recovery = recovery(config, &bounds, &metrics);
+        let hub = Arc::new(Hub::new(hub_limits(config), recovery, metrics.clone()));
         let parts = publish::Parts {
             topic: log.topic.clone(),
             history: history.clone(),
@@ -349,6 +351,17 @@ async fn watch_space(space: Arc<FreeSpace>) {
         }
         tokio::time::sleep(SPACE_EVERY).await;
     }
+}
+
+fn recovery(config: &Config, bounds: &[Bounds], metrics: &Arc<Metrics>) -> Option<Recovery> {
+    let engine = &config.engine;
+    let limits = RecoveryLimits {
+        window: engine.recovery_window,
+        messages_bytes_max: engine.recovery_messages_bytes_max,
+        sessions_bytes_max: engine.recovery_sessions_bytes_max,
+    };
+    let epoch = config.journal.log_epoch;
+    (!limits.window.is_zero()).then(|| Recovery::new(epoch, bounds, limits, metrics.clone()))
 }
 
 fn hub_limits(config: &Config) -> HubLimits {

@@ -44,15 +44,16 @@ impl Rooms {
         Ok(())
     }
 
-    /// Takes the socket out of all its rooms.
-    pub fn leave_all(&self, session: &Arc<Session>) {
+    /// Takes the socket out of all its rooms; which they were.
+    pub fn leave_all(&self, session: &Arc<Session>) -> Vec<UserId> {
         let rooms = std::mem::take(&mut *session.rooms.lock());
-        for room in rooms {
-            self.members.remove_if_mut(&room, |_, members| {
+        for room in &rooms {
+            self.members.remove_if_mut(room, |_, members| {
                 members.retain(|member| !Arc::ptr_eq(member, session));
                 members.is_empty()
             });
         }
+        rooms
     }
 
     /// Calls `each` once for every socket in one of the rooms. Other threads may wait meanwhile: `each` must be quick.

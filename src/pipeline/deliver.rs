@@ -67,7 +67,12 @@ impl Deliver {
     }
 
     fn show(&self, entry: &Entry, message: &Message) {
-        self.metrics.messages_delivered.inc();
+        let is_new = self.history.is_new(entry.position);
+        if is_new {
+            self.metrics.messages_delivered.inc();
+        } else if self.hub.recovery().is_none() {
+            return;
+        }
         let receiver;
         let users = match entry.record.header(header::RECIPIENTS) {
             Some(recipients) => users(recipients),
@@ -80,7 +85,15 @@ impl Deliver {
             }
         };
         let rooms: SmallVec<[&str; 2]> = users.iter().map(|user| &**user).collect();
-        self.hub.broadcast(&rooms, || event::new_message(message));
+        match self.hub.recovery() {
+            None => self.hub.broadcast(&rooms, || event::new_message(message)),
+            Some(recovery) => recovery.show(entry.position, &rooms, message, |offset| {
+                if is_new {
+                    let frame = || event::new_message_at(message, offset);
+                    self.hub.broadcast(&rooms, frame);
+                }
+            }),
+        }
     }
 }
 
