@@ -2,6 +2,7 @@
 
 pub mod acks;
 pub mod heartbeat;
+pub mod ledger;
 pub mod outbox;
 pub mod proof;
 pub mod recovery;
@@ -169,8 +170,11 @@ impl Hub {
 
     /// Adds the socket to a user's room.
     pub fn join(&self, session: &Arc<Session>, room: UserId) -> Result<(), TooManyRooms> {
-        self.rooms
-            .join(session, room, self.limits.rooms_per_socket_max)?;
+        let rooms_max = self.limits.rooms_per_socket_max;
+        let is_new = self.rooms.join(session, room.clone(), rooms_max)?;
+        if let Some(recovery) = self.recovery.as_ref().filter(|_| is_new) {
+            recovery.joined(session, &room);
+        }
         self.metrics.rooms.set(self.rooms.len() as i64);
         Ok(())
     }
@@ -262,6 +266,11 @@ impl Hub {
         reply: impl FnOnce(Sid) -> Frame,
     ) -> Result<(), Lost> {
         let resumed = self.try_resume(session, claim, reply);
+        if let (Some(recovery), Err(lost)) = (&self.recovery, resumed)
+            && lost != Lost::Unknown
+        {
+            recovery.gone(claim.pid);
+        }
         let outcome = resumed.map_or_else(Lost::name, |()| "recovered");
         self.metrics.recovery(outcome);
         resumed
@@ -305,31 +314,23 @@ impl Hub {
 
     /// The client has sent a message that it is owed an answer to.
     pub fn asked(&self, session: &Session) {
-        if self.recovery.is_some()
-            && let Some(proof) = &mut *session.proof.lock()
-        {
-            proof.asked();
+        if let Some(recovery) = &self.recovery {
+            recovery.asked(session);
         }
     }
 
     /// The answer has been queued.
     pub fn answered(&self, session: &Session) {
-        let Some(recovery) = &self.recovery else {
-            return;
-        };
-        let progress = recovery.progress();
-        if let Some(proof) = &mut *session.proof.lock() {
-            proof.answered(progress);
+        if let Some(recovery) = &self.recovery {
+            recovery.answered(session);
         }
     }
 
     /// Notes a pong, or a ping of a client that sends the pings.
     pub fn heard(&self, session: &Session) {
         session.heard(self.now());
-        if self.recovery.is_some()
-            && let Some(proof) = &mut *session.proof.lock()
-        {
-            proof.heard();
+        if let Some(recovery) = &self.recovery {
+            recovery.heard(session);
         }
     }
 
@@ -477,10 +478,8 @@ impl Hub {
         if session.connection.lock().is_overdue(now) {
             self.close(session, CloseReason::ParseError);
         } else {
-            if self.recovery.is_some()
-                && let Some(proof) = &mut *session.proof.lock()
-            {
-                proof.pinged();
+            if let Some(recovery) = &self.recovery {
+                recovery.pinged(session);
             }
             self.send(session, Frame::ping());
         }

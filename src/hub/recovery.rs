@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::chat::id::UserId;
 use crate::chat::message::Message;
+use crate::hub::ledger::{Ledger, Line, Saved, Text};
 use crate::hub::proof::{Proof, Told};
 use crate::hub::replay::{Replay, Untold};
 use crate::hub::session::Session;
@@ -49,6 +50,8 @@ pub struct Recovery {
     /// Of what was shown: moved before anybody is shown it.
     progress: AtomicU64,
     sessions: Mutex<Sessions>,
+    /// None: a restart is the end of all sessions. Written to under the lock of what it is about.
+    ledger: Option<Ledger>,
     metrics: Arc<Metrics>,
 }
 
@@ -75,6 +78,7 @@ pub struct Left {
     /// What had been shown when it began.
     pub since: Offset,
     told: Told,
+    /// By the clock of [`Recovery::clock`].
     at: Duration,
 }
 
@@ -130,8 +134,62 @@ impl Recovery {
             progress: AtomicU64::new(shown.until().progress()),
             shown: Mutex::new(shown),
             sessions: Mutex::default(),
+            ledger: None,
             metrics,
         }
+    }
+
+    /// Takes over the sessions of the process before, and notes those of this one for the next.
+    pub fn restore(mut self, ledger: Ledger, saved: HashMap<Sid, Saved>) -> Self {
+        let RecoveryLimits {
+            window,
+            sessions_bytes_max,
+            ..
+        } = self.limits;
+        let mut saved: Vec<_> = saved
+            .into_iter()
+            .map(|(pid, saved)| (window.saturating_sub(saved.since_left()), pid, saved))
+            .collect();
+        saved.sort_unstable_by_key(|(at, ..)| *at);
+        let sessions = self.sessions.get_mut();
+        for (at, pid, saved) in saved {
+            let told = saved.told_at().map_or(Told::Everything, Told::IfReadBeyond);
+            let left = Left {
+                id: saved.id,
+                rooms: saved.rooms,
+                since: saved.since,
+                told,
+                at,
+            };
+            sessions.keep(pid, left);
+        }
+        for pid in sessions.shed(Duration::ZERO, sessions_bytes_max) {
+            ledger.note(&Line::Gone(Text(pid)));
+        }
+        let bytes = sessions.bytes;
+        self.metrics.recovery_sessions_bytes.set(bytes as i64);
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// Writes what is known of sessions anew when many changes have been noted. Blocks.
+    pub fn tidy(&self) {
+        if let Some(ledger) = &self.ledger
+            && let Err(error) = ledger.tidy()
+        {
+            tracing::warn!(%error, "the sessions to be recovered cannot be written anew");
+        }
+    }
+
+    fn note(&self, line: &Line<'_>) {
+        if let Some(ledger) = &self.ledger {
+            ledger.note(line);
+        }
+    }
+
+    /// The hub's time, moved so that sessions of the process before have ended after its beginning.
+    fn clock(&self, now: Duration) -> Duration {
+        now + self.limits.window
     }
 
     // --- what is shown ---
@@ -160,11 +218,6 @@ impl Recovery {
         self.shown.lock()
     }
 
-    /// Rises with every message shown.
-    pub fn progress(&self) -> u64 {
-        self.progress.load(Ordering::SeqCst)
-    }
-
     // --- sessions ---
 
     /// Begins a session that may be recovered.
@@ -176,10 +229,14 @@ impl Recovery {
     /// Notes which connection a session is on now.
     pub fn connected(&self, session: &Session, proof: Proof) {
         let pid = proof.pid;
-        self.sessions
-            .lock()
-            .by_pid
-            .insert(pid, Known::Here(session.sid));
+        let mut sessions = self.sessions.lock();
+        sessions.by_pid.insert(pid, Known::Here(session.sid));
+        self.note(&Line::Here {
+            pid: Text(pid),
+            id: Text(proof.id),
+            since: Text(proof.since.clone()),
+        });
+        drop(sessions);
         *session.proof.lock() = Some(Box::new(proof));
         // Closed meanwhile, it may have been too early for the proof to be seen.
         if session.closed().is_some() {
@@ -200,23 +257,33 @@ impl Recovery {
         let Some(proof) = session.proof.lock().take() else {
             return;
         };
-        let told = proof.told();
+        let (told, at) = (proof.told(), self.clock(now));
         let mut sessions = self.sessions.lock();
         sessions.by_pid.remove(&proof.pid);
-        if reason.is_recoverable() && told != Told::NotAll {
+        let told_at = match told {
+            Told::Everything => Some(None),
+            Told::IfReadBeyond(progress) => Some(Some(progress)),
+            Told::NotAll => None,
+        };
+        if let Some(told_at) = told_at.filter(|_| reason.is_recoverable()) {
+            if let Some(ledger) = &self.ledger {
+                ledger.left(proof.pid, told_at);
+            }
             let left = Left {
                 id: proof.id,
                 rooms,
                 since: proof.since,
                 told,
-                at: now,
+                at,
             };
             sessions.keep(proof.pid, left);
-            let dropped = sessions.shed(
-                now.saturating_sub(self.limits.window),
-                self.limits.sessions_bytes_max,
-            );
-            self.metrics.recovery_sessions_dropped.inc_by(dropped);
+            let since = at.saturating_sub(self.limits.window);
+            for pid in sessions.shed(since, self.limits.sessions_bytes_max) {
+                self.metrics.recovery_sessions_dropped.inc();
+                self.note(&Line::Gone(Text(pid)));
+            }
+        } else {
+            self.note(&Line::Gone(Text(proof.pid)));
         }
         self.count(&sessions);
     }
@@ -224,9 +291,63 @@ impl Recovery {
     /// The client has left: its session is over for good.
     pub fn forget(&self, session: &Session) {
         if let Some(proof) = session.proof.lock().take() {
-            self.sessions.lock().by_pid.remove(&proof.pid);
+            self.gone(proof.pid);
         }
     }
+
+    /// There is no session of that name any more.
+    pub fn gone(&self, pid: Sid) {
+        let mut sessions = self.sessions.lock();
+        sessions.by_pid.remove(&pid);
+        self.note(&Line::Gone(Text(pid)));
+    }
+
+    /// The client has joined a room.
+    pub fn joined(&self, session: &Session, room: &UserId) {
+        if let Some(proof) = &*session.proof.lock() {
+            self.note(&Line::Join {
+                pid: Text(proof.pid),
+                room: room.as_str().into(),
+            });
+        }
+    }
+
+    // --- what a client is owed ---
+
+    /// The client has sent a message.
+    pub fn asked(&self, session: &Session) {
+        if let Some(proof) = &mut *session.proof.lock()
+            && proof.asked()
+        {
+            self.note(&Line::Owed(Text(proof.pid)));
+        }
+    }
+
+    /// An answer has been queued to it.
+    pub fn answered(&self, session: &Session) {
+        let progress = self.progress.load(Ordering::SeqCst);
+        if let Some(proof) = &mut *session.proof.lock() {
+            proof.answered(progress);
+        }
+    }
+
+    /// A ping is about to be queued to it.
+    pub fn pinged(&self, session: &Session) {
+        if let Some(proof) = &mut *session.proof.lock() {
+            proof.pinged();
+        }
+    }
+
+    /// It has answered the last ping.
+    pub fn heard(&self, session: &Session) {
+        if let Some(proof) = &mut *session.proof.lock()
+            && proof.heard()
+        {
+            self.note(&Line::Told(Text(proof.pid)));
+        }
+    }
+
+    // --- coming back ---
 
     /// Takes the session that a client claims, for good, with the place from which on it has read nothing. Its connection
     /// has to have ended.
@@ -235,7 +356,7 @@ impl Recovery {
         let left = sessions.take(claim.pid).ok_or(Lost::Unknown)?;
         self.count(&sessions);
         drop(sessions);
-        if now.saturating_sub(left.at) > self.limits.window {
+        if self.clock(now).saturating_sub(left.at) > self.limits.window {
             return Err(Lost::Unknown);
         }
         let mut read = left.since.clone();
@@ -286,9 +407,9 @@ impl Sessions {
         }
     }
 
-    /// Drops those that were left before `since`, and the oldest while there is too much of them: how many for that.
-    fn shed(&mut self, since: Duration, bytes_max: usize) -> u64 {
-        let mut dropped = 0;
+    /// Drops those that were left before `since`, and the oldest while there is too much of them: which for that.
+    fn shed(&mut self, since: Duration, bytes_max: usize) -> Vec<Sid> {
+        let mut dropped = Vec::new();
         while let Some((pid, at)) = self.left.front().copied() {
             let is_over = self.bytes > bytes_max;
             // Entries of those that came back count too, so that the queue is bounded as well.
@@ -298,7 +419,7 @@ impl Sessions {
             self.left.pop_front();
             let is_this = matches!(self.by_pid.get(&pid), Some(Known::Left(left)) if left.at == at);
             if is_this && self.take(pid).is_some() && at >= since {
-                dropped += 1;
+                dropped.push(pid);
             }
         }
         dropped

@@ -474,3 +474,68 @@ async fn a_resend_is_not_replayed_a_second_time() {
     assert!(recovered);
     assert_eq!(back.read_all().await, ["once", "last"]);
 }
+
+#[tokio::test]
+async fn sessions_outlive_kill_9_and_a_stop() {
+    let mut server = Server::start(&[ON]).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    bob.client.join("robert").await;
+    let quiet = Fan::new(&server, "bob").await;
+    let mut ann = Sender::new(&server, "bob").await;
+    ann.send("0").await;
+    bob.read().await;
+    for way in ["killed", "stopped", "killed again"] {
+        ann.send("missed").await;
+        ann.send(way).await;
+        match way {
+            "stopped" => assert!(server.terminate(Duration::from_secs(20)).await.success()),
+            _ => server.kill9().await,
+        }
+        server = server.restart().await;
+        ann = Sender::new(&server, "bob").await;
+        ann.send("after").await;
+        let (mut back, recovered) = bob.back(&server).await;
+        assert!(recovered, "{way}");
+        assert_eq!(back.read_all().await, ["missed", way, "after"]);
+        ann.send("live").await;
+        assert_eq!(back.read_all().await, ["live"]);
+        bob = back;
+    }
+    ann.client
+        .emit("chatMessage", draft("ann", "robert", "hi"))
+        .await;
+    assert_eq!(bob.read().await, "hi", "in all its rooms");
+    let (mut quiet, recovered) = quiet.back_with(&server, &json!({"pid": quiet.pid})).await;
+    assert!(recovered);
+    assert_eq!(quiet.read_all().await.len(), 1 + 3 * 4);
+}
+
+#[tokio::test]
+async fn after_kill_9_who_was_owed_an_answer_or_had_left_begins_anew() {
+    let mut server = Server::start(&[ON]).await;
+    let mut owed = Fan::new(&server, "bob").await;
+    owed.client
+        .emit("chatMessage", draft("bob", "ann", "hi"))
+        .await;
+    owed.client.event_named("messageSent").await;
+    let mut left = Fan::new(&server, "bob").await;
+    left.client.send_packet("41").await;
+    left.client.events_until_now().await;
+    let calm = Fan::new(&server, "bob").await;
+    server.kill9().await;
+    let server = server.restart().await;
+    assert!(!owed.back(&server).await.1);
+    assert!(!left.back(&server).await.1);
+    assert!(calm.back(&server).await.1);
+}
+
+#[tokio::test]
+async fn after_a_start_of_the_machine_no_session_is_believed() {
+    let mut server = Server::start(&[ON]).await;
+    let bob = Fan::new(&server, "bob").await;
+    server.kill9().await;
+    let base = server.data_dir().join("recovery/base");
+    std::fs::write(&base, "{\"boot\":\"another\"}\n").unwrap();
+    let server = server.restart().await;
+    assert!(!bob.back(&server).await.1);
+}
