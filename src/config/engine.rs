@@ -58,8 +58,8 @@ pub struct EngineConfig {
     #[arg(long, env = "COOKIE")]
     pub cookie: Option<String>,
 
-    /// Time in which a client of Socket.IO 3 or later may take up its session again after its connection broke; 0: never.
-    /// Otherwise every newMessage carries an offset as a second argument (ms)
+    /// Time in which a client (Socket.IO 3 or later) may take its session up again when its connection broke; 0: never.
+    /// With it, every newMessage carries an offset as a second argument (ms)
     #[arg(long = "recovery-ms", value_name = "MS", env = "RECOVERY_MS", default_value = "0", value_parser = millis)]
     pub recovery_window: Duration,
 

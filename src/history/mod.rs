@@ -183,8 +183,8 @@ impl History {
         }
     }
 
-    /// Takes what the log's reader has read, in its order; leaves in `batch` the messages read for the first time. Those
-    /// of them that [are new](History::is_new) are to be shown.
+    /// Takes what the log's reader has read, in its order; leaves in `batch` the messages read for the first time. Of
+    /// them, those that [are new](History::is_new) are to be shown.
     pub fn feed(&self, batch: &mut Vec<Arrival>) -> Showing<'_> {
         let showing = Showing {
             _held: self.showing.lock(),

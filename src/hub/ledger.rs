@@ -1,7 +1,7 @@
 //! Sessions in a folder, so that they can be recovered after the process was restarted or killed.
 //!
-//! Every change is handed to the kernel before the client hears of it, and never synced: it outlives the process, not the
-//! machine. So nothing is believed that was written before the machine was started, nor what cannot be read whole.
+//! Every change is handed to the kernel before the client hears of it, and never synced: it outlives the process, not
+//! the machine. So nothing is believed that was written before the machine was started, nor what is not whole.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

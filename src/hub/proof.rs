@@ -1,8 +1,8 @@
 //! What one session can prove, should its connection break: that the client has been told all it is owed beside the
 //! messages of its rooms, which are replayed.
 //!
-//! An answer to a message (`messageSent`, `messageError`) is never replayed. It is known to have arrived once the client
-//! has answered a ping that went out behind it, or names an offset that it can only have read behind it.
+//! An answer to a message (`messageSent`, `messageError`) is never replayed. It is known to have arrived once the
+//! client has answered a ping that went out behind it, or names an offset that it can only have read behind it.
 
 use crate::protocol::engineio::Sid;
 use crate::protocol::recovery::Offset;

@@ -194,7 +194,8 @@ impl Recovery {
 
     // --- what is shown ---
 
-    /// Takes a message in the log's order and lets `show` queue it, with the place behind it. Nobody comes back meanwhile.
+    /// Takes a message in the log's order and lets `show` queue it, with the place behind it. Nobody comes back
+    /// meanwhile.
     pub fn show(
         &self,
         position: Position,
@@ -206,7 +207,7 @@ impl Recovery {
         shown.push(position, rooms, message);
         self.progress
             .store(shown.until().progress(), Ordering::SeqCst);
-        self.metrics.recovery_messages.set(shown.len() as i64);
+        self.metrics.recovery_messages.set(shown.count() as i64);
         self.metrics
             .recovery_messages_bytes
             .set(shown.bytes() as i64);
@@ -349,8 +350,8 @@ impl Recovery {
 
     // --- coming back ---
 
-    /// Takes the session that a client claims, for good, with the place from which on it has read nothing. Its connection
-    /// has to have ended.
+    /// Takes the session that a client claims, for good, with the place from which on it has read nothing. Its
+    /// connection has to have ended.
     pub fn take(&self, claim: &Claim, now: Duration) -> Result<(Left, Offset), Lost> {
         let mut sessions = self.sessions.lock();
         let left = sessions.take(claim.pid).ok_or(Lost::Unknown)?;

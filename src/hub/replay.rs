@@ -55,7 +55,7 @@ pub enum Untold {
 }
 
 impl Replay {
-    /// `bounds`: the log's partitions at start, all of which the log's reader will hand over from `committed` on, or from
+    /// `bounds`: the log's partitions at start. The log's reader will hand over each from `committed` on, or from
     /// earlier.
     pub fn new(epoch: u32, bounds: &[Bounds], bytes_max: usize) -> Self {
         Self {
@@ -78,7 +78,8 @@ impl Replay {
         &self.until
     }
 
-    pub fn len(&self) -> usize {
+    /// Messages here.
+    pub fn count(&self) -> usize {
         self.messages.len()
     }
 
@@ -288,7 +289,7 @@ mod tests {
         replay.push(at(0, 2), &["a"], &message(2));
         assert_eq!(missed(&replay, &["a"], &[0]), Err(Untold::Gone), "one more");
         assert_eq!(missed(&replay, &["a"], &[1]), Ok(vec![(0, 1), (0, 2)]));
-        assert_eq!((replay.len(), replay.bytes()), (2, 2 * cost));
+        assert_eq!((replay.count(), replay.bytes()), (2, 2 * cost));
     }
 
     #[test]

@@ -539,3 +539,48 @@ async fn after_a_start_of_the_machine_no_session_is_believed() {
     let server = server.restart().await;
     assert!(!bob.back(&server).await.1);
 }
+
+#[tokio::test]
+async fn however_often_connections_break_under_load_each_message_comes_once_in_order() {
+    const MESSAGES: u64 = 3_000;
+    let server = Server::start(&[ON]).await;
+    let address = server.address;
+    let bobs = (0..3).map(|n| async move {
+        let mut bob = Fan::connect(address, &Value::Null).await;
+        bob.client.join("bob").await;
+        (n, bob)
+    });
+    let bobs = futures_util::future::join_all(bobs).await;
+    let send = async {
+        let mut ann = Client::websocket(address).await;
+        for n in 0..MESSAGES {
+            let message = draft("ann", "bob", &n.to_string());
+            let answer = ann.emit_with_ack("chatMessage", message).await;
+            assert_eq!(answer["status"], "ok");
+            ann.event_named("messageSent").await;
+        }
+    };
+    let reads = bobs.into_iter().map(|(n, mut bob)| async move {
+        let mut breaks = 0;
+        for expected in 0..MESSAGES {
+            if expected % 7 == n {
+                breaks += 1;
+                let auth = bob.auth();
+                let back = Fan::connect(address, &auth).await;
+                assert_eq!((&back.pid, &back.id), (&bob.pid, &bob.id));
+                let offset = bob.offset;
+                bob = Fan { offset, ..back };
+            }
+            assert_eq!(bob.read().await, expected.to_string());
+        }
+        assert_eq!(bob.read_all().await, [""; 0]);
+        breaks
+    });
+    let reads = futures_util::future::join_all(reads);
+    let ((), breaks): ((), Vec<u64>) = futures_util::future::join(send, reads).await;
+    println!("{breaks:?} breaks");
+    assert_eq!(
+        outcomes(&server, "recovered").await as u64,
+        breaks.iter().sum::<u64>()
+    );
+}
