@@ -537,6 +537,20 @@ mod tests {
     }
 
     #[test]
+    fn after_a_failed_write_nothing_is_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, _) = Ledger::open(folder.path(), WINDOW).unwrap();
+        ledger.note(&here(1));
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        ledger.writer.lock().as_mut().unwrap().file = full;
+        ledger.note(&join(1, "a"));
+        ledger.note(&here(2));
+        ledger.tidy().unwrap();
+        drop(ledger);
+        assert_eq!(found(folder.path()), []);
+    }
+
+    #[test]
     fn a_session_is_forgotten_when_its_window_is_over() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, _) = Ledger::open(folder.path(), WINDOW).unwrap();

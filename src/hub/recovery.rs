@@ -434,3 +434,45 @@ fn cost(left: &Left) -> usize {
         .map(|room| room.as_str().len() + ROOM_OVERHEAD);
     rooms.sum::<usize>() + SESSION_OVERHEAD
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::chat::id::{ConversationId, MessageId, Seq};
+
+    #[test]
+    fn nobody_comes_back_between_a_messages_place_and_its_showing() {
+        let bounds = Bounds {
+            partition: 0,
+            committed: 0,
+            end: 0,
+        };
+        let limits = RecoveryLimits {
+            window: Duration::from_secs(1),
+            messages_bytes_max: 1000,
+            sessions_bytes_max: 1000,
+        };
+        let recovery = Recovery::new(1, &[bounds], limits, Arc::new(Metrics::new(&[])));
+        let message = Message {
+            id: MessageId([7; 12]),
+            conversation: ConversationId::new(Bytes::from_static(b"c")).unwrap(),
+            seq: Seq(0),
+            is_spam: false,
+            body: Bytes::from_static(b"{"),
+        };
+        let position = Position {
+            partition: 0,
+            offset: 4,
+        };
+        let mut place = None;
+        recovery.show(position, &["a"], &message, |offset| {
+            assert!(recovery.shown.try_lock().is_none());
+            assert_eq!(recovery.progress.load(Ordering::SeqCst), 5);
+            place = Some(offset.to_string());
+        });
+        assert_eq!(place.as_deref(), Some("1-1-5"));
+        assert!(recovery.shown.try_lock().is_some());
+    }
+}
