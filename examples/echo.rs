@@ -134,7 +134,7 @@ fn hub(
         ping_timeout: Duration::from_millis(args.ping_timeout_ms),
         connect_timeout,
     };
-    let hub = Arc::new(Hub::new(limits, metrics.clone()));
+    let hub = Arc::new(Hub::new(limits, None, metrics.clone()));
     let beating = hub.clone();
     tasks.spawn("heartbeat", async move { beating.beat().await });
     hub

@@ -338,7 +338,7 @@ impl Config {
         })
     }
 
-    fn times(&self) -> [Number; 10] {
+    fn times(&self) -> [Number; 11] {
         const DAY_MS: u64 = 24 * 3_600_000;
         let (limits, engine) = (&self.limits, &self.engine);
         let time = |name, time: Duration, min, max| {
@@ -356,6 +356,7 @@ impl Config {
             time("PING_TIMEOUT_MS", engine.ping_timeout, 1, DAY_MS),
             time("CONNECT_TIMEOUT_MS", engine.connect_timeout, 1, DAY_MS),
             time("UPGRADE_TIMEOUT_MS", engine.upgrade_timeout, 1, DAY_MS),
+            time("RECOVERY_MS", engine.recovery_window, 0, DAY_MS),
             time("HEADER_TIMEOUT_MS", limits.header_timeout, 1, DAY_MS),
             time("BODY_IDLE_TIMEOUT_MS", limits.body_idle_timeout, 1, DAY_MS),
             time("DRAIN_TIMEOUT_MS", self.drain_timeout, 0, DAY_MS),
@@ -404,9 +405,11 @@ impl Config {
         ]
     }
 
-    fn sizes(&self) -> [Number; 9] {
+    fn sizes(&self) -> [Number; 11] {
         const TIB: u64 = 1 << 40;
-        let (limits, payload) = (&self.limits, self.engine.payload_bytes_max);
+        let (limits, engine) = (&self.limits, &self.engine);
+        let (payload, replay) = (engine.payload_bytes_max, engine.recovery_messages_bytes_max);
+        let sessions = engine.recovery_sessions_bytes_max as u64;
         let outbox = limits.outbox_bytes_max as u64;
         let letters = self.journal.dead_letters_bytes_max;
         let size = |name, given, min, max| Number {
@@ -418,6 +421,8 @@ impl Config {
         [
             size("MAX_PAYLOAD", payload as u64, 1, 16 << 20),
             size("OUTBOX_BYTES_MAX", outbox, 64 << 10, 1 << 32),
+            size("RECOVERY_MESSAGES_BYTES_MAX", replay as u64, 1 << 10, TIB),
+            size("RECOVERY_SESSIONS_BYTES_MAX", sessions, 1 << 10, TIB),
             size("LANE_BYTES_MAX", limits.lane_bytes_max as u64, 1, TIB),
             size("TAIL_BYTES_MAX", limits.tail_bytes_max as u64, 1 << 20, TIB),
             size("UPLOAD_BYTES_MAX", limits.upload_bytes_max, 1, TIB),
@@ -473,8 +478,14 @@ impl Config {
         let socket = outbox + payload;
         let sockets = (limits.connections_max as u64).saturating_mul(socket as u64);
         let lanes = (self.lanes() as u64).saturating_mul(limits.lane_bytes_max as u64);
+        let engine = &self.engine;
+        let recovery = match engine.recovery_window.is_zero() {
+            true => 0,
+            false => engine.recovery_messages_bytes_max + engine.recovery_sessions_bytes_max,
+        };
         sockets
             .saturating_add(lanes)
+            .saturating_add(recovery as u64)
             .saturating_add(limits.tail_bytes_max as u64)
     }
 

@@ -71,6 +71,12 @@ pub struct Metrics {
     pub log_end_seconds: Histogram,
     pub log_end_failures: Counter,
     pub catch_up_seconds: Histogram,
+    recoveries: ByLabel,
+    pub recovery_replayed: Counter,
+    pub recovery_messages: Level,
+    pub recovery_messages_bytes: Level,
+    pub recovery_sessions_bytes: Level,
+    pub recovery_sessions_dropped: Counter,
     pub frames_written: Counter,
     pub socket_writes: Counter,
     pub journal_bytes: Gauge<u64, AtomicU64>,
@@ -191,6 +197,24 @@ impl Metrics {
                 "Time until a shared log's end was known and read",
                 times(),
             ),
+            recoveries: r.add(
+                "recoveries",
+                "Sessions that clients asked to take up again, by what came of it",
+            ),
+            recovery_replayed: r.add(
+                "recovery_replayed",
+                "Messages sent again to sessions taken up",
+            ),
+            recovery_messages: r.add("recovery_messages", "Messages kept to be replayed"),
+            recovery_messages_bytes: r.add("recovery_messages_bytes", "Their bytes"),
+            recovery_sessions_bytes: r.add(
+                "recovery_sessions_bytes",
+                "Bytes of sessions kept whose connections have ended",
+            ),
+            recovery_sessions_dropped: r.add(
+                "recovery_sessions_dropped",
+                "Such sessions given up for want of room",
+            ),
             frames_written: r.add("frames_written", "Frames written to websockets"),
             socket_writes: r.add("socket_writes", "System calls that wrote them"),
             journal_bytes: r.add("journal_bytes", "Bytes of the journal on disk"),
@@ -262,6 +286,11 @@ impl Metrics {
     pub fn dead_lettered(&self, topic: &str, cause: &'static str) {
         let labels = [("topic", topic.to_owned()), ("cause", cause.to_owned())];
         self.dead_letters.get_or_create(&labels).inc();
+    }
+
+    /// Counts a client that came back for its session.
+    pub fn recovery(&self, outcome: &'static str) {
+        self.recoveries.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Counts an answered request by the class of its status, for example `2xx`.

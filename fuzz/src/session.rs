@@ -335,7 +335,7 @@ impl Session {
         let joined = self.connection.join(namespace, id);
         joined.map_err(|_| CloseReason::ParseError)?;
         let frame = Frame::text(64, |out| match self.revision {
-            Revision::V4 => socketio::write_connect(out, namespace, &id.to_string()),
+            Revision::V4 => socketio::write_connect(out, namespace, &id.to_string(), None),
             Revision::V3 => socketio_v4::write_connect(out, namespace),
         });
         self.send([frame])

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use crate::api::admin::Admin;
 use crate::api::files::Files;
@@ -22,6 +23,8 @@ use crate::drain::{Drain, Stage, Tasks};
 use crate::history::{History, HistoryLimits, Origin};
 use crate::http::server::{Server, Slots};
 use crate::http::stack::Stack;
+use crate::hub::ledger::Ledger;
+use crate::hub::recovery::{Recovery, RecoveryLimits};
 use crate::hub::session::Link;
 use crate::hub::{Hub, HubLimits};
 use crate::metrics::Metrics;
@@ -47,6 +50,9 @@ const SPACE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the archive has moved.
 const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether what is known of sessions should be written anew.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a log that cannot tell yet is asked again at start.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -108,7 +114,8 @@ impl Core {
             false => history,
         };
         let history = Arc::new(history);
-        let hub = Arc::new(Hub::new(hub_limits(config), metrics.clone()));
+        let recovery = recovery(config, &bounds, &metrics).await;
+        let hub = Arc::new(Hub::new(hub_limits(config), recovery, metrics.clone()));
         let parts = publish::Parts {
             topic: log.topic.clone(),
             history: history.clone(),
@@ -197,6 +204,9 @@ impl Core {
             let hub = self.hub.clone();
             async move { hub.beat().await }
         });
+        if self.hub.recovery().is_some() {
+            self.spawn_until_stopped("recovery", tidy_sessions(self.hub.clone()));
+        }
         self.spawn_until_stopped("free space", watch_space(self.space.clone()));
         let watching = watch_archive(self.history.clone(), self.metrics.clone());
         self.spawn_until_stopped("archive's age", watching);
@@ -463,6 +473,38 @@ async fn watch_archive(history: Arc<History>, metrics: Arc<Metrics>) {
         }
         metrics.archive_age.set(moved.1.elapsed().as_secs());
         tokio::time::sleep(WATERMARK_EVERY).await;
+    }
+}
+
+async fn recovery(config: &Config, bounds: &[Bounds], metrics: &Arc<Metrics>) -> Option<Recovery> {
+    let engine = &config.engine;
+    let limits = RecoveryLimits {
+        window: engine.recovery_window,
+        messages_bytes_max: engine.recovery_messages_bytes_max,
+        sessions_bytes_max: engine.recovery_sessions_bytes_max,
+    };
+    let epoch = config.journal.log_epoch;
+    if limits.window.is_zero() {
+        return None;
+    }
+    let recovery = Recovery::new(epoch, bounds, limits, metrics.clone());
+    let folder = config.data_dir.join("recovery");
+    let opened = spawn_blocking(move || Ledger::open(&folder, limits.window)).await;
+    Some(match opened.unwrap_or_else(|error| Err(error.into())) {
+        Ok((ledger, saved)) => recovery.restore(ledger, saved),
+        Err(error) => {
+            tracing::warn!(%error, "sessions will not be recovered after a restart");
+            recovery
+        }
+    })
+}
+
+async fn tidy_sessions(hub: Arc<Hub>) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let hub = hub.clone();
+        let tidied = spawn_blocking(move || hub.recovery().map(Recovery::tidy)).await;
+        debug_assert!(tidied.is_ok(), "it does not panic");
     }
 }
 

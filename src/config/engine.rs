@@ -58,6 +58,19 @@ pub struct EngineConfig {
     #[arg(long, env = "COOKIE")]
     pub cookie: Option<String>,
 
+    /// Time in which a client (Socket.IO 3 or later) may take its session up again when its connection broke; 0: never.
+    /// With it, every newMessage carries an offset as a second argument (ms)
+    #[arg(long = "recovery-ms", value_name = "MS", env = "RECOVERY_MS", default_value = "0", value_parser = millis)]
+    pub recovery_window: Duration,
+
+    /// Messages kept in memory for such clients; who has missed older ones begins anew (bytes)
+    #[arg(long, env = "RECOVERY_MESSAGES_BYTES_MAX", default_value_t = 32 << 20)]
+    pub recovery_messages_bytes_max: usize,
+
+    /// Sessions kept for such clients, with their rooms; more, and the oldest are given up (bytes)
+    #[arg(long, env = "RECOVERY_SESSIONS_BYTES_MAX", default_value_t = 16 << 20)]
+    pub recovery_sessions_bytes_max: usize,
+
     /// Folder with the client's files (socket.io.js and so on), served under SOCKET_PATH; not set: none
     #[arg(long, env = "SERVE_CLIENT")]
     pub serve_client: Option<PathBuf>,

@@ -186,8 +186,8 @@ impl History {
         }
     }
 
-    /// Takes what the log's reader has read, in its order; leaves in `batch` the messages to be shown: those read for
-    /// the first time, and appended since the start.
+    /// Takes what the log's reader has read, in its order; leaves in `batch` the messages read for the first time. Of
+    /// them, those that [are new](History::is_new) are to be shown.
     pub fn feed(&self, batch: &mut Vec<Arrival>) -> Showing<'_> {
         let showing = Showing {
             _held: self.showing.lock(),
@@ -197,19 +197,19 @@ impl History {
             let Some(partition) = self.partition(arrival.position.partition) else {
                 return false;
             };
-            let shown = arrival.message.as_ref().is_some_and(|message| {
+            let first = arrival.message.as_ref().is_some_and(|message| {
                 let first = !message.may_be_resent() || recent.insert(message.id, message.seq);
                 if first {
                     self.keep(partition, message);
                 } else {
                     self.metrics.duplicates_hidden.inc();
                 }
-                first && arrival.position.offset >= partition.shown_from
+                first
             });
             partition
                 .read
                 .fetch_max(arrival.position.offset + 1, Ordering::Release);
-            shown
+            first
         });
         self.metrics.recent_ids.set(recent.len() as i64);
         drop(recent);
@@ -217,6 +217,12 @@ impl History {
         self.count();
         self.moved.notify_waiters();
         showing
+    }
+
+    /// Whether a record was appended since the start: who has connected since finds the others in history.
+    pub fn is_new(&self, position: Position) -> bool {
+        let partition = self.partition(position.partition);
+        partition.is_some_and(|partition| position.offset >= partition.shown_from)
     }
 
     fn keep(&self, partition: &Partition, message: &Message) {

@@ -158,7 +158,7 @@ impl Setup {
             message: Some(message),
         }];
         drop(self.history.feed(&mut batch));
-        !batch.is_empty()
+        !batch.is_empty() && self.history.is_new(at(offset))
     }
 
     async fn archive(&self, offsets: std::ops::Range<u64>) {

@@ -2,7 +2,11 @@
 
 pub mod acks;
 pub mod heartbeat;
+pub mod ledger;
 pub mod outbox;
+pub mod proof;
+pub mod recovery;
+pub mod replay;
 pub mod rooms;
 pub mod session;
 
@@ -15,12 +19,17 @@ use tokio::sync::Notify;
 use crate::chat::id::UserId;
 use crate::hub::acks::{AckError, OnAck};
 use crate::hub::heartbeat::{Due, Heartbeat, Planned};
+use crate::hub::outbox::FRAME_OVERHEAD;
+use crate::hub::proof::Proof;
+use crate::hub::recovery::{Lost, Recovery};
 use crate::hub::rooms::{Rooms, TooManyRooms};
 use crate::hub::session::{Handshake, Link, Session};
 use crate::metrics::Metrics;
 use crate::protocol::connection::CloseReason;
 use crate::protocol::engineio::Sid;
+use crate::protocol::event;
 use crate::protocol::frame::Frame;
+use crate::protocol::recovery::Claim;
 use crate::protocol::socketio::Payload;
 
 /// Longest sleep of the heartbeat.
@@ -36,6 +45,8 @@ pub struct Hub {
     /// Wakes the heartbeat for a deadline that is earlier than those it knew.
     earlier: Notify,
     limits: HubLimits,
+    /// None: a broken connection is the end of its session.
+    recovery: Option<Recovery>,
     started: Instant,
     metrics: Arc<Metrics>,
 }
@@ -53,7 +64,7 @@ pub struct HubLimits {
 }
 
 impl Hub {
-    pub fn new(limits: HubLimits, metrics: Arc<Metrics>) -> Self {
+    pub fn new(limits: HubLimits, recovery: Option<Recovery>, metrics: Arc<Metrics>) -> Self {
         let HubLimits {
             ping_interval,
             ping_timeout,
@@ -66,6 +77,7 @@ impl Hub {
             heartbeat: Heartbeat::new(ping_interval, ping_timeout, connect_timeout),
             earlier: Notify::new(),
             limits,
+            recovery,
             started: Instant::now(),
             metrics,
         }
@@ -127,7 +139,10 @@ impl Hub {
         if !session.close(reason) {
             return;
         }
-        self.rooms.leave_all(session);
+        let rooms = self.rooms.leave_all(session);
+        if let Some(recovery) = &self.recovery {
+            recovery.ended(session, reason, rooms, self.now());
+        }
         self.metrics.rooms.set(self.rooms.len() as i64);
         self.metrics.closed(reason.name());
         // A polling client that has to be told waits in the map for its next poll, or for its heartbeat's end.
@@ -155,8 +170,11 @@ impl Hub {
 
     /// Adds the socket to a user's room.
     pub fn join(&self, session: &Arc<Session>, room: UserId) -> Result<(), TooManyRooms> {
-        self.rooms
-            .join(session, room, self.limits.rooms_per_socket_max)?;
+        let rooms_max = self.limits.rooms_per_socket_max;
+        let is_new = self.rooms.join(session, room.clone(), rooms_max)?;
+        if let Some(recovery) = self.recovery.as_ref().filter(|_| is_new) {
+            recovery.joined(session, &room);
+        }
         self.metrics.rooms.set(self.rooms.len() as i64);
         Ok(())
     }
@@ -165,6 +183,9 @@ impl Hub {
     pub fn leave_all(&self, session: &Arc<Session>) {
         self.rooms.leave_all(session);
         self.metrics.rooms.set(self.rooms.len() as i64);
+        if let Some(recovery) = &self.recovery {
+            recovery.forget(session);
+        }
     }
 
     /// Queues a frame to a socket; one that is over its bound is closed.
@@ -227,6 +248,90 @@ impl Hub {
         });
         self.metrics.typing_relayed.inc_by(relayed);
         self.metrics.typing_dropped.inc_by(dropped);
+    }
+
+    // --- recovery ---
+
+    /// What sessions are recovered from; `None` when none are.
+    pub fn recovery(&self) -> Option<&Recovery> {
+        self.recovery.as_ref()
+    }
+
+    /// Gives a client that has just connected the session it claims: `reply` to its CONNECT, with the socket's id, then
+    /// what it has missed, then what is shown from now on. The connection that the session was on is closed first.
+    pub fn resume(
+        &self,
+        session: &Arc<Session>,
+        claim: &Claim,
+        reply: impl FnOnce(Sid) -> Frame,
+    ) -> Result<(), Lost> {
+        let resumed = self.try_resume(session, claim, reply);
+        if let (Some(recovery), Err(lost)) = (&self.recovery, resumed)
+            && lost != Lost::Unknown
+        {
+            recovery.gone(claim.pid);
+        }
+        let outcome = resumed.map_or_else(Lost::name, |()| "recovered");
+        self.metrics.recovery(outcome);
+        resumed
+    }
+
+    fn try_resume(
+        &self,
+        session: &Arc<Session>,
+        claim: &Claim,
+        reply: impl FnOnce(Sid) -> Frame,
+    ) -> Result<(), Lost> {
+        let recovery = self.recovery.as_ref().ok_or(Lost::Unknown)?;
+        let replaced = recovery.connection(claim.pid).and_then(|sid| self.get(sid));
+        if let Some(replaced) = replaced {
+            self.close(&replaced, CloseReason::Replaced);
+        }
+        let (left, mut read) = recovery.take(claim, self.now())?;
+        // Until the client is in its rooms nothing is shown: it gets each message either here or live.
+        let shown = recovery.shown();
+        let bytes_max = self.limits.outbox_bytes_max / 2;
+        let missed = shown.missed(&left.rooms, &read, FRAME_OVERHEAD, bytes_max)?;
+        let joined = session.connection.lock().join("/", left.id);
+        joined.map_err(|_| Lost::Unknown)?;
+        for room in left.rooms {
+            let joined = self.rooms.join(session, room, usize::MAX);
+            debug_assert!(joined.is_ok(), "there is no bound");
+        }
+        let mut frames = vec![reply(left.id)];
+        frames.extend(missed.into_iter().map(|missed| {
+            read.pass(missed.position.partition, missed.position.offset);
+            event::new_message_at(&missed.message, &read)
+        }));
+        self.metrics
+            .recovery_replayed
+            .inc_by(frames.len() as u64 - 1);
+        recovery.connected(session, Proof::new(claim.pid, left.id, left.since));
+        self.send_all(session, frames);
+        self.metrics.rooms.set(self.rooms.len() as i64);
+        Ok(())
+    }
+
+    /// The client has sent a message that it is owed an answer to.
+    pub fn asked(&self, session: &Session) {
+        if let Some(recovery) = &self.recovery {
+            recovery.asked(session);
+        }
+    }
+
+    /// The answer has been queued.
+    pub fn answered(&self, session: &Session) {
+        if let Some(recovery) = &self.recovery {
+            recovery.answered(session);
+        }
+    }
+
+    /// Notes a pong, or a ping of a client that sends the pings.
+    pub fn heard(&self, session: &Session) {
+        session.heard(self.now());
+        if let Some(recovery) = &self.recovery {
+            recovery.heard(session);
+        }
     }
 
     // --- acknowledgements that clients owe ---
@@ -373,6 +478,9 @@ impl Hub {
         if session.connection.lock().is_overdue(now) {
             self.close(session, CloseReason::ParseError);
         } else {
+            if let Some(recovery) = &self.recovery {
+                recovery.pinged(session);
+            }
             self.send(session, Frame::ping());
         }
     }

@@ -21,17 +21,17 @@ type Members = SmallVec<[Arc<Session>; 1]>;
 pub struct TooManyRooms;
 
 impl Rooms {
-    /// Adds the socket to the room; nothing happens when it is there already, or closed.
+    /// Adds the socket to the room; false, and nothing happens, when it is there already, or closed.
     pub fn join(
         &self,
         session: &Arc<Session>,
         room: UserId,
         rooms_max: usize,
-    ) -> Result<(), TooManyRooms> {
+    ) -> Result<bool, TooManyRooms> {
         // Held throughout, so that a close cannot pass between the look at `closed` and the entry.
         let mut rooms = session.rooms.lock();
         if session.closed().is_some() || rooms.contains(&room) {
-            return Ok(());
+            return Ok(false);
         }
         if rooms.len() >= rooms_max {
             return Err(TooManyRooms);
@@ -41,18 +41,19 @@ impl Rooms {
             .or_default()
             .push(session.clone());
         rooms.push(room);
-        Ok(())
+        Ok(true)
     }
 
-    /// Takes the socket out of all its rooms.
-    pub fn leave_all(&self, session: &Arc<Session>) {
+    /// Takes the socket out of all its rooms; which they were.
+    pub fn leave_all(&self, session: &Arc<Session>) -> Vec<UserId> {
         let rooms = std::mem::take(&mut *session.rooms.lock());
-        for room in rooms {
-            self.members.remove_if_mut(&room, |_, members| {
+        for room in &rooms {
+            self.members.remove_if_mut(room, |_, members| {
                 members.retain(|member| !Arc::ptr_eq(member, session));
                 members.is_empty()
             });
         }
+        rooms
     }
 
     /// Calls `each` once for every socket in one of the rooms. Other threads may wait meanwhile: `each` must be quick.

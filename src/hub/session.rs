@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::chat::id::UserId;
 use crate::hub::acks::Acks;
 use crate::hub::outbox::{Outbox, Overflow};
+use crate::hub::proof::Proof;
 use crate::protocol::connection::{CloseReason, Connection};
 use crate::protocol::engineio::{Revision, Sid};
 use crate::protocol::frame::Frame;
@@ -30,6 +31,8 @@ pub struct Session {
     pub(super) rooms: Mutex<Vec<UserId>>,
     /// Most clients are never asked for an acknowledgement.
     pub(super) acks: Mutex<Option<Box<Acks>>>,
+    /// Of a session that may be recovered.
+    pub(super) proof: Mutex<Option<Box<Proof>>>,
     /// When the client last took part in the heartbeat, in milliseconds of the hub's clock.
     heard_ms: AtomicU64,
     closed: OnceLock<CloseReason>,
@@ -90,6 +93,7 @@ impl Session {
             link: Mutex::new(link),
             rooms: Mutex::new(Vec::new()),
             acks: Mutex::new(None),
+            proof: Mutex::new(None),
             heard_ms: AtomicU64::new(0),
             closed: OnceLock::new(),
             is_msgpack: AtomicBool::new(false),

@@ -16,7 +16,7 @@ fn hub(outbox_bytes_max: usize) -> Hub {
         ping_timeout: Duration::from_secs(20),
         connect_timeout: Some(Duration::from_secs(45)),
     };
-    Hub::new(limits, Arc::new(Metrics::new(&[])))
+    Hub::new(limits, None, Arc::new(Metrics::new(&[])))
 }
 
 fn open(hub: &Hub, n: u8) -> Arc<Session> {

@@ -80,7 +80,12 @@ impl Deliver {
     }
 
     fn show(&self, entry: &Entry, message: &Message) {
-        self.metrics.messages_delivered.inc();
+        let is_new = self.history.is_new(entry.position);
+        if is_new {
+            self.metrics.messages_delivered.inc();
+        } else if self.hub.recovery().is_none() {
+            return;
+        }
         let receiver;
         let users = match entry.record.header(header::RECIPIENTS) {
             Some(recipients) => users(recipients),
@@ -93,7 +98,15 @@ impl Deliver {
             }
         };
         let rooms: SmallVec<[&str; 2]> = users.iter().map(|user| &**user).collect();
-        self.hub.broadcast(&rooms, || event::new_message(message));
+        match self.hub.recovery() {
+            None => self.hub.broadcast(&rooms, || event::new_message(message)),
+            Some(recovery) => recovery.show(entry.position, &rooms, message, |offset| {
+                if is_new {
+                    let frame = || event::new_message_at(message, offset);
+                    self.hub.broadcast(&rooms, frame);
+                }
+            }),
+        }
     }
 }
 
@@ -162,7 +175,7 @@ mod tests {
         let deliver = Deliver {
             subscription: log.subscribe(Start::Latest).await.unwrap(),
             history: Arc::new(history),
-            hub: Arc::new(Hub::new(limits, metrics.clone())),
+            hub: Arc::new(Hub::new(limits, None, metrics.clone())),
             metrics,
             batch_max: 10,
         };

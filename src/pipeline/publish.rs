@@ -448,10 +448,11 @@ impl Publisher {
         let ack = ack.map(|ack| event::ack_message(ack, message));
         let frames = [event::message_sent(message)].into_iter().chain(ack);
         self.parts.hub.send_all(session, frames);
+        self.parts.hub.answered(session);
     }
 }
 
-/// Tells a socket that its message was refused.
+/// Tells a socket that its message was refused: the answer to a message that [`Hub::asked`] has noted.
 pub fn refuse(
     hub: &Hub,
     session: &Arc<Session>,
@@ -463,6 +464,7 @@ pub fn refuse(
     if let Some(ack) = ack {
         hub.send(session, event::ack_error(ack, rejection, client_message_id));
     }
+    hub.answered(session);
 }
 
 fn record(sealed: &Sealed) -> Record {

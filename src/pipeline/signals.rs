@@ -238,7 +238,7 @@ mod tests {
     async fn a_signal_comes_back_from_its_record_unless_it_is_ours_or_none() {
         let metrics = Arc::new(Metrics::new(&[]));
         let topic = Arc::new(Memory::new(100));
-        let hub = crate::hub::Hub::new(limits(), metrics.clone());
+        let hub = crate::hub::Hub::new(limits(), None, metrics.clone());
         let (ours, _) = Signals::new(topic.clone(), [1; 16], 9, metrics.clone());
         let (theirs, mut outgoing) = Signals::new(topic.clone(), [2; 16], 9, metrics);
         theirs.offer(&signal("ann"));

@@ -107,6 +107,8 @@ pub enum CloseReason {
     Overlap,
     /// The client did not read what waited for it.
     Slow,
+    /// The client has come back on another connection.
+    Replaced,
     /// The application ended it.
     ForcedServerClose,
     /// The server stops.
@@ -125,6 +127,7 @@ impl CloseReason {
             Self::ConnectTimeout => "connect_timeout",
             Self::Overlap => "overlap",
             Self::Slow => "slow",
+            Self::Replaced => "replaced",
             Self::ForcedServerClose => "forced_server_close",
             Self::ServerShuttingDown => "server_shutting_down",
         }
@@ -133,6 +136,21 @@ impl CloseReason {
     /// Whether the client may still be told, and sent what waits for it.
     pub fn is_orderly(self) -> bool {
         matches!(self, Self::ForcedServerClose | Self::ServerShuttingDown)
+    }
+
+    /// Whether the client may take up its session again on another connection.
+    pub fn is_recoverable(self) -> bool {
+        match self {
+            Self::TransportClose
+            | Self::TransportError
+            | Self::PingTimeout
+            | Self::Overlap
+            | Self::Slow
+            | Self::Replaced
+            | Self::ForcedServerClose
+            | Self::ServerShuttingDown => true,
+            Self::ParseError | Self::TooLarge | Self::ConnectTimeout => false,
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The chat's events on the wire: what a client's event asks for, and the frames the server answers with.
 
+use std::io::Write;
+
 use serde::Deserialize;
 
 use super::frame::Frame;
+use super::recovery::Offset;
 use super::socketio::{self, Payload};
 use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
@@ -52,6 +55,16 @@ pub struct Typing<'a> {
 /// `newMessage(message)` to a receiver.
 pub fn new_message(message: &Message) -> Frame {
     message_event(b"42[\"newMessage\",", message)
+}
+
+/// `newMessage(message, offset)`: with the place behind it, for clients that come back after their connection broke.
+pub fn new_message_at(message: &Message, offset: &Offset) -> Frame {
+    Frame::text(64 + message.size() + 12 * offset.next.len(), |out| {
+        out.extend_from_slice(b"42[\"newMessage\",");
+        message.write(out);
+        let written = write!(out, ",\"{offset}\"]");
+        debug_assert!(written.is_ok(), "a Vec takes what it is given");
+    })
 }
 
 /// `messageSent(message)` to the sender: the log has it.
@@ -175,6 +188,11 @@ mod tests {
         assert_eq!(
             text(&ack_message("12", &message)),
             format!("4312[{{\"status\":\"ok\",\"message\":{json}}}]")
+        );
+        let offset = Offset::parse("1-1-4").unwrap();
+        assert_eq!(
+            text(&new_message_at(&message, &offset)),
+            format!("42[\"newMessage\",{json},\"1-1-4\"]")
         );
         assert_eq!(text(&ack_ok("0")), r#"430[{"status":"ok"}]"#);
         let error = r#""code":"forbidden","error":"not allowed","retryable":false,"client_message_id":"c"}"#;

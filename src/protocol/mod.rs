@@ -14,6 +14,7 @@ pub mod frame;
 pub mod incoming;
 pub mod jsonp;
 pub mod msgpack;
+pub mod recovery;
 pub mod socketio;
 pub mod socketio_v4;
 pub mod websocket;

@@ -375,10 +375,14 @@ pub(super) fn value_of_key(behind: &str) -> Option<&str> {
 // === Writing ===
 
 /// Appends the message that accepts a CONNECT and tells the client its public id.
-pub fn write_connect(out: &mut Vec<u8>, namespace: &str, sid: &str) {
+pub fn write_connect(out: &mut Vec<u8>, namespace: &str, sid: &str, pid: Option<&str>) {
     write_start(out, Kind::Connect, None, namespace);
     out.extend_from_slice(br#"{"sid":"#);
     write_string(out, sid);
+    if let Some(pid) = pid {
+        out.extend_from_slice(br#","pid":"#);
+        write_string(out, pid);
+    }
     out.push(b'}');
 }
 
@@ -741,12 +745,12 @@ mod tests {
         };
         let args = &["{}", "1"][..];
         assert_eq!(
-            written(&|out| write_connect(out, "/", "x\"")),
+            written(&|out| write_connect(out, "/", "x\"", None)),
             r#"40{"sid":"x\""}"#
         );
         assert_eq!(
-            written(&|out| write_connect(out, "/ns", "x")),
-            r#"40/ns,{"sid":"x"}"#
+            written(&|out| write_connect(out, "/ns", "x", Some("y"))),
+            r#"40/ns,{"sid":"x","pid":"y"}"#
         );
         assert_eq!(
             written(&|out| write_connect_error(out, "/ns", "Invalid namespace", None)),

@@ -65,6 +65,7 @@ impl Application for Chat {
 
 impl Chat {
     fn chat_message(&self, session: &Arc<Session>, json: &str, ack: Option<&str>) {
+        self.hub.asked(session);
         let refused = match Draft::parse(json) {
             Err(refused) => refused,
             Ok(draft) => match self.submit(session, &draft, ack) {

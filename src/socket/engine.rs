@@ -33,10 +33,10 @@ impl Engine {
             Incoming::Message(text) => return self.messages.text(session, text),
             Incoming::Binary(payload) => return self.messages.binary(session, &payload),
             Incoming::Ping(data) => {
-                session.heard(self.hub.now());
+                self.hub.heard(session);
                 self.hub.send(session, engineio_v3::pong(data));
             }
-            Incoming::Pong => session.heard(self.hub.now()),
+            Incoming::Pong => self.hub.heard(session),
             Incoming::Close => return Err(CloseReason::TransportClose),
             Incoming::Noop => {}
         }

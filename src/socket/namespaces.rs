@@ -13,6 +13,7 @@ use crate::hub::session::Session;
 use crate::protocol::connection::{CloseReason, Complete, JoinError, Signal};
 use crate::protocol::engineio::{Revision, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
+use crate::protocol::recovery::Claim;
 use crate::protocol::socketio::{self, EventArgs, Payload};
 use crate::protocol::{msgpack, socketio_v4};
 use crate::socket::engine::Messages;
@@ -137,6 +138,9 @@ impl Socket<'_> {
         if self.session.connection.lock().leave(self.namespace) {
             let packet = |out: &mut Vec<u8>| socketio::write_disconnect(out, self.namespace);
             self.hub.send(self.session, Frame::text(16, packet));
+            if let Some(recovery) = self.hub.recovery() {
+                recovery.forget(self.session);
+            }
             self.hub.give_up_acks(self.session, Some(self.namespace));
         }
     }
@@ -159,6 +163,9 @@ impl Socket<'_> {
             .send_all(self.session, std::iter::once(head).chain(attachments));
     }
 }
+
+/// The namespace whose sockets are in rooms: the only one that is recovered.
+const RECOVERABLE: &str = "/";
 
 // === Namespaces ===
 
@@ -281,7 +288,16 @@ impl<A: Application> Namespaces<A> {
         let Socket {
             session, namespace, ..
         } = *socket;
-        let joined = match self.application.admit(connect) {
+        let admitted = self.application.admit(connect);
+        let recovery = self
+            .hub
+            .recovery()
+            .filter(|_| session.handshake.revision == Revision::V4 && namespace == RECOVERABLE);
+        if admitted.is_ok() && recovery.is_some() && self.resume(socket, connect) {
+            self.application.connected(socket, connect);
+            return Ok(());
+        }
+        let joined = match admitted {
             Err(error) => Err(error),
             Ok(()) => {
                 let id = match session.handshake.revision {
@@ -297,9 +313,14 @@ impl<A: Application> Namespaces<A> {
                 }
             }
         };
+        let pid = recovery.zip(joined.as_ref().ok()).map(|(recovery, id)| {
+            let pid = Sid::new(random::<SID_BYTES>());
+            recovery.begin(session, pid, *id);
+            pid
+        });
         let revision = session.handshake.revision;
         let answer = Frame::text(48 + namespace.len(), |out| match (&joined, revision) {
-            (Ok(id), Revision::V4) => socketio::write_connect(out, namespace, &id.to_string()),
+            (Ok(id), Revision::V4) => write_connect(out, namespace, *id, pid),
             (Ok(_), Revision::V3) => socketio_v4::write_connect(out, namespace),
             (Err(ConnectError { message, data }), Revision::V4) => {
                 socketio::write_connect_error(out, namespace, message, data.as_deref());
@@ -313,6 +334,23 @@ impl<A: Application> Namespaces<A> {
             self.application.connected(socket, connect);
         }
         Ok(())
+    }
+
+    /// Whether the client has got the session that it came back for.
+    fn resume(&self, socket: &Socket<'_>, connect: &Connect<'_>) -> bool {
+        let Some(claim) = connect.auth.and_then(Claim::parse) else {
+            return false;
+        };
+        if socket.id().is_some() {
+            return false; // To ask again breaks the protocol, and is no reason to end what it asks for.
+        }
+        let reply = |id| {
+            Frame::text(96, |out| {
+                write_connect(out, socket.namespace, id, Some(claim.pid))
+            })
+        };
+        let resumed = self.hub.resume(socket.session, &claim, reply);
+        resumed.is_ok()
     }
 
     fn event(
@@ -335,6 +373,11 @@ impl<A: Application> Namespaces<A> {
         self.application.event(socket, &event);
         Ok(())
     }
+}
+
+fn write_connect(out: &mut Vec<u8>, namespace: &str, id: Sid, pid: Option<Sid>) {
+    let pid = pid.map(|pid| pid.to_string());
+    socketio::write_connect(out, namespace, &id.to_string(), pid.as_deref());
 }
 
 /// A query as a JSON object of strings; of a name that comes twice, the last one counts. None when it is empty.

@@ -16,6 +16,7 @@ mod frames;
 mod handshake;
 mod heartbeat;
 mod polling;
+mod recovery;
 mod slow;
 mod socketio;
 mod storms;

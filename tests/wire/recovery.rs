@@ -1,0 +1,586 @@
+//! Clients that come back after their connection broke: they get their session whole, or a fresh one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::client::Client;
+use crate::support::packet::Event;
+use crate::support::server::Server;
+use crate::{draft, metric, metric_becomes};
+
+const ON: (&str, &str) = ("RECOVERY_MS", "120000");
+
+/// A client that does what the official one does: it remembers `sid`, `pid` and the last offset.
+struct Fan {
+    client: Client,
+    id: Value,
+    pid: Value,
+    offset: Value,
+}
+
+impl Fan {
+    async fn connect(address: SocketAddr, auth: &Value) -> Fan {
+        let client = Client::open_websocket(address, "", &[]).await.unwrap();
+        Self::on(client, auth).await
+    }
+
+    async fn on(mut client: Client, auth: &Value) -> Fan {
+        let answer = client.connect_with("/", auth).await.unwrap();
+        Fan {
+            client,
+            id: answer["sid"].clone(),
+            pid: answer["pid"].clone(),
+            offset: Value::Null,
+        }
+    }
+
+    /// A fresh session in a user's room.
+    async fn new(server: &Server, user: &str) -> Fan {
+        let mut fan = Self::connect(server.address, &Value::Null).await;
+        fan.client.join(user).await;
+        fan
+    }
+
+    fn auth(&self) -> Value {
+        json!({"pid": self.pid, "offset": self.offset})
+    }
+
+    /// Comes back; whether it got its session.
+    async fn back(&self, server: &Server) -> (Fan, bool) {
+        self.back_with(server, &self.auth()).await
+    }
+
+    async fn back_with(&self, server: &Server, auth: &Value) -> (Fan, bool) {
+        let mut fan = Self::connect(server.address, auth).await;
+        let recovered = fan.pid == self.pid;
+        assert_eq!(recovered, fan.id == self.id, "both or none");
+        if recovered {
+            fan.offset = self.offset.clone();
+        }
+        (fan, recovered)
+    }
+
+    fn note(&mut self, event: &Event) -> String {
+        assert_eq!(event.name, "newMessage");
+        assert_eq!(event.args.len(), 2, "{event:?}");
+        assert!(event.args[1].is_string(), "{event:?}");
+        self.offset = event.args[1].clone();
+        event.data()["text_content"].as_str().unwrap().to_owned()
+    }
+
+    /// The text of the next message.
+    async fn read(&mut self) -> String {
+        let event = self.client.event().await;
+        self.note(&event)
+    }
+
+    /// The texts of all messages so far.
+    async fn read_all(&mut self) -> Vec<String> {
+        let events = self.client.events_until_now().await;
+        events.iter().map(|event| self.note(event)).collect()
+    }
+}
+
+/// Sends messages to a user and waits until each has been shown.
+struct Sender {
+    client: Client,
+    seen: Client,
+    to: &'static str,
+}
+
+impl Sender {
+    async fn new(server: &Server, to: &'static str) -> Sender {
+        let mut seen = Client::websocket(server.address).await;
+        seen.join(to).await;
+        let client = Client::websocket(server.address).await;
+        Sender { client, seen, to }
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.client
+            .emit("chatMessage", draft("ann", self.to, text))
+            .await;
+        let shown = self.seen.event_named("newMessage").await;
+        assert_eq!(shown["text_content"], text);
+    }
+}
+
+async fn outcomes(server: &Server, outcome: &str) -> i64 {
+    metric(
+        server,
+        &format!("chat_recoveries_total{{outcome=\"{outcome}\"}}"),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn recovery_is_off_unless_it_is_asked_for() {
+    let server = Server::start(&[]).await;
+    let mut client = Client::open_websocket(server.address, "", &[])
+        .await
+        .unwrap();
+    let auth = json!({"pid": "AAAAAAAAAAAAAAAAAAAA", "offset": "1-1-0"});
+    let answer = client.connect_with("/", &auth).await.unwrap();
+    assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
+    client.join("bob").await;
+    client.emit("chatMessage", draft("ann", "bob", "hi")).await;
+    for _ in ["messageSent", "newMessage"] {
+        let event = client.event().await;
+        assert_eq!(event.args.len(), 1, "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_gets_what_was_missed_once_in_order_and_then_what_is_new() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let mut bob = Fan::new(&server, "bob").await;
+    let mut eve = Fan::new(&server, "eve").await;
+    ann.send("0").await;
+    assert_eq!(bob.read().await, "0");
+    let (auth, id, pid) = (bob.auth(), bob.id.clone(), bob.pid.clone());
+    drop(bob);
+    metric_becomes(&server, "chat_websockets", 3).await;
+    for n in 1..=20 {
+        ann.send(&n.to_string()).await;
+    }
+    let mut bob = Fan::connect(server.address, &auth).await;
+    assert_eq!((&bob.id, &bob.pid), (&id, &pid), "the same session");
+    ann.send("21").await;
+    for n in 1..=21 {
+        assert_eq!(bob.read().await, n.to_string());
+    }
+    assert_eq!(bob.read_all().await, [""; 0]);
+    assert_eq!(eve.read_all().await, [""; 0], "others are sent nothing");
+    assert_eq!(outcomes(&server, "recovered").await, 1);
+    assert_eq!(metric(&server, "chat_recovery_replayed_total").await, 20);
+    // In the middle of the replay is a place like any other.
+    let (mut again, recovered) = bob.back(&server).await;
+    assert!(recovered);
+    ann.send("22").await;
+    assert_eq!(again.read_all().await, ["22"]);
+}
+
+#[tokio::test]
+async fn polling_clients_come_back_too() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let client = Client::open_polling(server.address, "", &[]).await.unwrap();
+    let mut bob = Fan::on(client, &Value::Null).await;
+    bob.client.join("bob").await;
+    ann.send("0").await;
+    assert_eq!(bob.read().await, "0");
+    for n in 1..=40 {
+        ann.send(&n.to_string()).await;
+    }
+    let client = Client::open_polling(server.address, "", &[]).await.unwrap();
+    let mut back = Fan::on(client, &bob.auth()).await;
+    assert_eq!(back.pid, bob.pid);
+    for n in 1..=40 {
+        assert_eq!(back.read().await, n.to_string());
+    }
+}
+
+#[tokio::test]
+async fn who_had_got_no_message_comes_back_to_all_since_the_session_began() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    ann.send("before").await;
+    let bob = Fan::new(&server, "bob").await;
+    ann.send("first").await;
+    let (mut back, recovered) = bob.back_with(&server, &json!({"pid": bob.pid})).await;
+    assert!(recovered);
+    assert_eq!(back.read_all().await, ["first"]);
+}
+
+#[tokio::test]
+async fn an_offset_of_the_session_before_brings_nothing_of_it() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let mut old = Fan::new(&server, "bob").await;
+    ann.send("old").await;
+    old.read().await;
+    ann.send("between").await;
+    let mut fresh = Fan::new(&server, "bob").await;
+    ann.send("new").await;
+    fresh.offset = old.offset.clone();
+    let (mut back, recovered) = fresh.back(&server).await;
+    assert!(recovered);
+    assert_eq!(back.read_all().await, ["new"]);
+}
+
+#[tokio::test]
+async fn the_older_connection_is_closed_before_the_session_goes_on() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let mut ghost = Fan::new(&server, "bob").await;
+    ann.send("0").await;
+    ghost.read().await;
+    let (mut bob, recovered) = ghost.back(&server).await;
+    assert!(recovered);
+    assert_eq!(ghost.client.closed().await, []);
+    ann.send("1").await;
+    assert_eq!(bob.read_all().await, ["1"]);
+    let replaced = "chat_sessions_closed_total{reason=\"replaced\"}";
+    assert_eq!(metric(&server, replaced).await, 1);
+}
+
+#[tokio::test]
+async fn two_that_claim_one_session_at_once_do_not_both_get_it() {
+    let server = Server::start(&[ON]).await;
+    for _ in 0..20 {
+        let bob = Fan::new(&server, "bob").await;
+        let auth = bob.auth();
+        let claims = (0..4).map(|_| Fan::connect(server.address, &auth));
+        let mut fans = futures_util::future::join_all(claims).await;
+        fans.retain(|fan| fan.pid == bob.pid);
+        // Each may have had it in turn; only the last one's connection is open.
+        let mut open = 0;
+        for fan in &mut fans {
+            fan.client.try_send_packet("40/no-such-namespace,").await;
+            while let Some(incoming) = fan.client.next().await {
+                if matches!(incoming, crate::support::packet::Incoming::Refused { .. }) {
+                    open += 1;
+                    break;
+                }
+            }
+        }
+        assert!(open <= 1, "{open} connections of one session");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_session_of_this_log_is_a_fresh_session() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    ann.send("0").await;
+    let pid = "AAAAAAAAAAAAAAAAAAAA";
+    for auth in [
+        json!({"pid": pid}),
+        json!({"pid": "x", "offset": "1-1-0"}),
+        json!({"pid": 5}),
+        json!({"offset": "1-1-0"}),
+    ] {
+        let fan = Fan::connect(server.address, &auth).await;
+        assert!(fan.pid.is_string() && fan.pid != pid, "{auth}");
+    }
+    for offset in [
+        json!("1-1-ffff"),
+        json!("1-2-1"),
+        json!("2-1-1"),
+        json!("1-1-1.1"),
+        json!("1-1-ffffffffffffffff"),
+        json!("garbage"),
+        json!(""),
+        json!(7),
+        json!({"a": 1}),
+    ] {
+        let bob = Fan::new(&server, "bob").await;
+        let auth = json!({"pid": bob.pid, "offset": offset});
+        let (mut back, recovered) = bob.back_with(&server, &auth).await;
+        assert!(!recovered, "{offset}");
+        assert_eq!(back.read_all().await, [""; 0], "in no room");
+        let (_, recovered) = bob.back(&server).await;
+        assert!(!recovered, "a session is asked for once");
+    }
+    assert_eq!(outcomes(&server, "offset").await, 9);
+}
+
+#[tokio::test]
+async fn after_the_window_the_session_is_gone() {
+    let server = Server::start(&[("RECOVERY_MS", "1")]).await;
+    let bob = Fan::new(&server, "bob").await;
+    let auth = bob.auth();
+    let pid = bob.pid.clone();
+    drop(bob);
+    metric_becomes(&server, "chat_websockets", 0).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let back = Fan::connect(server.address, &auth).await;
+    assert_ne!(back.pid, pid);
+    assert_eq!(outcomes(&server, "unknown").await, 1);
+}
+
+#[tokio::test]
+async fn when_what_was_missed_is_not_kept_any_more_the_session_is_fresh() {
+    let server = Server::start(&[ON, ("RECOVERY_MESSAGES_BYTES_MAX", "4096")]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let bob = Fan::new(&server, "bob").await;
+    ann.send("missed").await;
+    for _ in 0..4 {
+        ann.send(&"x".repeat(1000)).await;
+    }
+    let (mut back, recovered) = bob.back(&server).await;
+    assert!(!recovered);
+    assert_eq!(back.read_all().await, [""; 0]);
+    assert_eq!(outcomes(&server, "gone").await, 1);
+    assert!(metric(&server, "chat_recovery_messages_bytes").await <= 4096);
+}
+
+#[tokio::test]
+async fn who_has_missed_more_than_half_an_outbox_begins_anew() {
+    let server = Server::start(&[ON, ("OUTBOX_BYTES_MAX", "65536")]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let bob = Fan::new(&server, "bob").await;
+    for _ in 0..3 {
+        ann.send(&"x".repeat(9_000)).await;
+    }
+    let (mut back, recovered) = bob.back(&server).await;
+    assert!(recovered);
+    assert_eq!(back.read_all().await.len(), 3);
+    let (again, recovered) = back.back_with(&server, &json!({"pid": bob.pid})).await;
+    assert!(recovered, "three may be sent again");
+    ann.send(&"x".repeat(9_000)).await;
+    let (_, recovered) = again.back_with(&server, &json!({"pid": bob.pid})).await;
+    assert!(!recovered, "four may not");
+    assert_eq!(outcomes(&server, "too_much").await, 1);
+}
+
+#[tokio::test]
+async fn of_the_sessions_kept_the_oldest_is_given_up_first() {
+    let server = Server::start(&[ON, ("RECOVERY_SESSIONS_BYTES_MAX", "1024")]).await;
+    let kept = "chat_recovery_sessions_bytes";
+    let mut left = Vec::new();
+    for n in 1..=5 {
+        let fan = Fan::connect(server.address, &Value::Null).await;
+        left.push((fan.auth(), fan.pid.clone()));
+        drop(fan);
+        metric_becomes(&server, "chat_websockets", 0).await;
+        metric_becomes(&server, kept, 256 * n.min(4)).await;
+        let dropped = metric(&server, "chat_recovery_sessions_dropped_total").await;
+        assert_eq!(dropped, i64::from(n == 5));
+    }
+    let mut back = Vec::new();
+    for (n, (auth, pid)) in left.into_iter().enumerate() {
+        back.push(Fan::connect(server.address, &auth).await);
+        assert_eq!(back[n].pid == pid, n > 0, "session {n}");
+    }
+    assert_eq!(metric(&server, kept).await, 0);
+}
+
+#[tokio::test]
+async fn who_may_not_have_heard_of_its_own_message_begins_anew() {
+    let server = Server::start(&[ON]).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    bob.client
+        .emit("chatMessage", draft("bob", "ann", "hi"))
+        .await;
+    // It has, but nobody knows.
+    bob.client.event_named("messageSent").await;
+    let (_, recovered) = bob.back(&server).await;
+    assert!(!recovered);
+    assert_eq!(outcomes(&server, "unanswered").await, 1);
+}
+
+#[tokio::test]
+async fn a_message_read_behind_the_answer_proves_that_it_was_heard() {
+    let server = Server::start(&[ON]).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    let mut ann = Sender::new(&server, "bob").await;
+    bob.client
+        .emit("chatMessage", draft("bob", "ann", "hi"))
+        .await;
+    bob.client.event_named("messageSent").await;
+    // Shown before or after the answer: the first of these is behind it in any case.
+    ann.send("1").await;
+    bob.read().await;
+    ann.send("2").await;
+    let (mut back, recovered) = bob.back(&server).await;
+    assert!(recovered);
+    assert_eq!(back.read_all().await, ["2"]);
+}
+
+#[tokio::test]
+async fn a_ping_answered_behind_the_answer_proves_that_it_was_heard() {
+    let settings = [ON, ("PING_INTERVAL_MS", "300"), ("PING_TIMEOUT_MS", "5000")];
+    let server = Server::start(&settings).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    bob.client.answers_pings = false;
+    bob.client
+        .emit("chatMessage", draft("bob", "ann", "hi"))
+        .await;
+    bob.client.emit("chatMessage", json!({"bad": 1})).await;
+    let (mut sent, mut refused) = (false, false);
+    loop {
+        match bob.client.packet().await {
+            Some(crate::support::packet::Packet::Text(text)) if text == "2" => {
+                bob.client.send_packet("3").await;
+                if sent && refused {
+                    break;
+                }
+            }
+            Some(crate::support::packet::Packet::Text(text)) => {
+                sent |= text.starts_with("42[\"messageSent\"");
+                refused |= text.starts_with("42[\"messageError\"");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    bob.client.answers_pings = true;
+    bob.client.events_until_now().await;
+    let (_, recovered) = bob.back(&server).await;
+    assert!(recovered);
+}
+
+#[tokio::test]
+async fn who_has_left_has_no_session_to_come_back_to() {
+    let server = Server::start(&[ON]).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    bob.client.send_packet("41").await;
+    bob.client.events_until_now().await;
+    let (_, recovered) = bob.back(&server).await;
+    assert!(!recovered);
+    // On the same connection it gets a session of its own, which can be recovered.
+    let answer = bob.client.connect("/").await;
+    assert_ne!(answer["pid"], bob.pid);
+    let fresh = Fan {
+        id: answer["sid"].clone(),
+        pid: answer["pid"].clone(),
+        ..bob
+    };
+    assert!(fresh.back(&server).await.1);
+}
+
+#[tokio::test]
+async fn who_broke_the_protocol_begins_anew() {
+    let server = Server::start(&[ON]).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    bob.client.send_packet("42{}").await;
+    bob.client.closed().await;
+    assert!(!bob.back(&server).await.1);
+    // To CONNECT twice breaks it too, whatever is claimed.
+    let eve = Fan::new(&server, "eve").await;
+    let mut twice = Fan::new(&server, "bob").await;
+    twice.client.send_packet(&format!("40{}", eve.auth())).await;
+    twice.client.closed().await;
+    assert!(eve.back(&server).await.1, "it was not theirs to end");
+}
+
+#[tokio::test]
+async fn a_resend_is_not_replayed_a_second_time() {
+    let server = Server::start(&[ON]).await;
+    let mut ann = Sender::new(&server, "bob").await;
+    let bob = Fan::new(&server, "bob").await;
+    let mut named = draft("ann", "bob", "once");
+    named["client_message_id"] = json!("m1");
+    for _ in 0..3 {
+        let answer = ann.client.emit_with_ack("chatMessage", named.clone()).await;
+        assert_eq!(answer["status"], "ok");
+    }
+    ann.seen.event_named("newMessage").await;
+    ann.send("last").await;
+    let (mut back, recovered) = bob.back(&server).await;
+    assert!(recovered);
+    assert_eq!(back.read_all().await, ["once", "last"]);
+}
+
+#[tokio::test]
+async fn sessions_outlive_kill_9_and_a_stop() {
+    let mut server = Server::start(&[ON]).await;
+    let mut bob = Fan::new(&server, "bob").await;
+    bob.client.join("robert").await;
+    let quiet = Fan::new(&server, "bob").await;
+    let mut ann = Sender::new(&server, "bob").await;
+    ann.send("0").await;
+    bob.read().await;
+    for way in ["killed", "stopped", "killed again"] {
+        ann.send("missed").await;
+        ann.send(way).await;
+        match way {
+            "stopped" => assert!(server.terminate(Duration::from_secs(20)).await.success()),
+            _ => server.kill9().await,
+        }
+        server = server.restart().await;
+        ann = Sender::new(&server, "bob").await;
+        ann.send("after").await;
+        let (mut back, recovered) = bob.back(&server).await;
+        assert!(recovered, "{way}");
+        assert_eq!(back.read_all().await, ["missed", way, "after"]);
+        ann.send("live").await;
+        assert_eq!(back.read_all().await, ["live"]);
+        bob = back;
+    }
+    ann.client
+        .emit("chatMessage", draft("ann", "robert", "hi"))
+        .await;
+    assert_eq!(bob.read().await, "hi", "in all its rooms");
+    let (mut quiet, recovered) = quiet.back_with(&server, &json!({"pid": quiet.pid})).await;
+    assert!(recovered);
+    assert_eq!(quiet.read_all().await.len(), 1 + 3 * 4);
+}
+
+#[tokio::test]
+async fn after_kill_9_who_was_owed_an_answer_or_had_left_begins_anew() {
+    let mut server = Server::start(&[ON]).await;
+    let mut owed = Fan::new(&server, "bob").await;
+    owed.client
+        .emit("chatMessage", draft("bob", "ann", "hi"))
+        .await;
+    owed.client.event_named("messageSent").await;
+    let mut left = Fan::new(&server, "bob").await;
+    left.client.send_packet("41").await;
+    left.client.events_until_now().await;
+    let calm = Fan::new(&server, "bob").await;
+    server.kill9().await;
+    let server = server.restart().await;
+    assert!(!owed.back(&server).await.1);
+    assert!(!left.back(&server).await.1);
+    assert!(calm.back(&server).await.1);
+}
+
+#[tokio::test]
+async fn after_a_start_of_the_machine_no_session_is_believed() {
+    let mut server = Server::start(&[ON]).await;
+    let bob = Fan::new(&server, "bob").await;
+    server.kill9().await;
+    let base = server.data_dir().join("recovery/base");
+    std::fs::write(&base, "{\"boot\":\"another\"}\n").unwrap();
+    let server = server.restart().await;
+    assert!(!bob.back(&server).await.1);
+}
+
+#[tokio::test]
+async fn however_often_connections_break_under_load_each_message_comes_once_in_order() {
+    const MESSAGES: u64 = 3_000;
+    let server = Server::start(&[ON]).await;
+    let address = server.address;
+    let bobs = (0..3).map(|n| async move {
+        let mut bob = Fan::connect(address, &Value::Null).await;
+        bob.client.join("bob").await;
+        (n, bob)
+    });
+    let bobs = futures_util::future::join_all(bobs).await;
+    let send = async {
+        let mut ann = Client::websocket(address).await;
+        for n in 0..MESSAGES {
+            let message = draft("ann", "bob", &n.to_string());
+            let answer = ann.emit_with_ack("chatMessage", message).await;
+            assert_eq!(answer["status"], "ok");
+            ann.event_named("messageSent").await;
+        }
+    };
+    let reads = bobs.into_iter().map(|(n, mut bob)| async move {
+        let mut breaks = 0;
+        for expected in 0..MESSAGES {
+            if expected % 7 == n {
+                breaks += 1;
+                let auth = bob.auth();
+                let back = Fan::connect(address, &auth).await;
+                assert_eq!((&back.pid, &back.id), (&bob.pid, &bob.id));
+                let offset = bob.offset;
+                bob = Fan { offset, ..back };
+            }
+            assert_eq!(bob.read().await, expected.to_string());
+        }
+        assert_eq!(bob.read_all().await, [""; 0]);
+        breaks
+    });
+    let reads = futures_util::future::join_all(reads);
+    let ((), breaks): ((), Vec<u64>) = futures_util::future::join(send, reads).await;
+    println!("{breaks:?} breaks");
+    assert_eq!(
+        outcomes(&server, "recovered").await as u64,
+        breaks.iter().sum::<u64>()
+    );
+}
