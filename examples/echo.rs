@@ -310,9 +310,6 @@ async fn echo(mut stream: TcpStream, read_ahead: Bytes) -> std::io::Result<()> {
                 Ok(Step::Incomplete { .. }) => break None,
                 Ok(Step::Done { consumed: n, event }) => {
                     match event {
-                        Some(Received::Text(text)) if str::from_utf8(text).is_err() => {
-                            break Some(1007);
-                        }
                         Some(Received::Text(text)) => write_frame(&mut output, Opcode::Text, text),
                         Some(Received::Binary(data)) => {
                             write_frame(&mut output, Opcode::Binary, data);
