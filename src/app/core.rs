@@ -14,6 +14,7 @@ use crate::api::files::Files;
 use crate::api::messages::Messages;
 use crate::api::uploads::Uploads;
 use crate::app::backends::{Backends, Log, SetupError, Told, setup};
+use crate::app::watch::{tidy_sessions, watch_archive, watch_space};
 use crate::blobs::Blobs;
 use crate::chat::id::MessageIdMaker;
 use crate::chat::rejection::Rejection;
@@ -44,15 +45,6 @@ use crate::socket::random;
 use crate::store::Store;
 use crate::topic::dead_letters::{DeadLetters, LetterPlace};
 use crate::topic::{Bounds, Start, Topic, TopicError};
-
-/// How often free space is looked at.
-const SPACE_EVERY: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether the archive has moved.
-const WATERMARK_EVERY: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether what is known of sessions should be written anew.
-const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a log that cannot tell yet is asked again at start.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
@@ -454,28 +446,6 @@ async fn bounds(log: &Log, within: Duration) -> Result<Vec<Bounds>, SetupError> 
     }
 }
 
-async fn watch_space(space: Arc<FreeSpace>) {
-    loop {
-        if let Err(error) = space.refresh() {
-            tracing::warn!(%error, "free space cannot be told");
-        }
-        tokio::time::sleep(SPACE_EVERY).await;
-    }
-}
-
-/// Tells for how long the archive has stood still with something to do.
-async fn watch_archive(history: Arc<History>, metrics: Arc<Metrics>) {
-    let mut moved = (history.watermark(), Instant::now());
-    loop {
-        let watermark = history.watermark();
-        if watermark != moved.0 || history.lag() == 0 {
-            moved = (watermark, Instant::now());
-        }
-        metrics.archive_age.set(moved.1.elapsed().as_secs());
-        tokio::time::sleep(WATERMARK_EVERY).await;
-    }
-}
-
 async fn recovery(config: &Config, bounds: &[Bounds], metrics: &Arc<Metrics>) -> Option<Recovery> {
     let engine = &config.engine;
     let limits = RecoveryLimits {
@@ -497,15 +467,6 @@ async fn recovery(config: &Config, bounds: &[Bounds], metrics: &Arc<Metrics>) ->
             recovery
         }
     })
-}
-
-async fn tidy_sessions(hub: Arc<Hub>) {
-    loop {
-        tokio::time::sleep(TIDY_EVERY).await;
-        let hub = hub.clone();
-        let tidied = spawn_blocking(move || hub.recovery().map(Recovery::tidy)).await;
-        debug_assert!(tidied.is_ok(), "it does not panic");
-    }
 }
 
 fn hub_limits(config: &Config) -> HubLimits {

@@ -2,6 +2,7 @@
 
 pub mod backends;
 mod core;
+mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;

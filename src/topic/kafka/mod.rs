@@ -8,6 +8,7 @@ mod health;
 mod open;
 mod polled;
 mod producer;
+mod pump;
 mod reader;
 mod settings;
 
@@ -194,12 +195,23 @@ impl Shared {
 
     /// Where each partition begins, or ends: to the brokers both are answers to "since when?".
     fn marks(&self, which: Offset, by: Instant) -> Result<Vec<u64>, KafkaError> {
-        listen(&self.control);
-        let asked = self.partitions(which)?;
-        let marks = self.offsets(&self.control.offsets_for_times(asked, left(by))?);
-        let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
-        let marks: Option<Vec<u64>> = marks.into_iter().collect();
-        marks.ok_or(unknown)
+        loop {
+            listen(&self.control);
+            let asked = self.partitions(which)?;
+            let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
+            let marks = self.control.offsets_for_times(asked, left(by));
+            let marks = marks.and_then(|marks| {
+                let marks: Option<Vec<u64>> = self.offsets(&marks).into_iter().collect();
+                marks.ok_or(unknown)
+            });
+            match marks {
+                // The client library knows another leader by now, or will soon.
+                Err(error) if is_of_the_leader(&error) && left(by) > LEADER_REST => {
+                    std::thread::sleep(LEADER_REST);
+                }
+                known => return known,
+            }
+        }
     }
 
     fn bounds(&self, group: &'static str, by: Instant) -> Result<Vec<Bounds>, KafkaError> {
@@ -311,3 +323,17 @@ fn left(by: Instant) -> Duration {
 fn unavailable(error: &KafkaError) -> TopicError {
     TopicError::Unavailable(error.to_string().into())
 }
+
+/// Whether a question went to a broker that does not lead the partition, or not any more.
+fn is_of_the_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch,
+    };
+    matches!(
+        error.rdkafka_error_code(),
+        Some(FencedLeaderEpoch | LeaderNotAvailable | NotLeaderForPartition | UnknownLeaderEpoch)
+    )
+}
+
+/// How long such a question rests before it is asked again.
+const LEADER_REST: Duration = Duration::from_millis(100);

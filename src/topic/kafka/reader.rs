@@ -1,30 +1,20 @@
-//! The reading side: one thread a subscription takes records from the client library and hands them over in batches.
-//!
-//! Bounded: four batches wait for the reader, the client library's own queue stands before them. A member of a group
-//! whose reader is slow pauses its partitions and goes on polling, so that the group does not expel it.
+//! The reading side: what a subscription returns, and what it commits. Four batches wait for it at most.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use std::{thread, vec};
 
-use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{ClientConfig, ClientContext, Message, Offset, TopicPartitionList};
-use smallvec::SmallVec;
-use tokio::sync::mpsc::error::TrySendError;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::health::{Context, Health};
-use crate::topic::{Entry, Position, Record, Subscription, TopicError, header};
+use super::pump::{Member, Pump, unavailable};
+use crate::topic::{Entry, Position, Subscription, TopicError};
 
 /// The end that readers stop at.
 #[derive(Clone, Debug)]
@@ -290,219 +280,7 @@ fn commit(consumer: &BaseConsumer<Member>, places: &TopicPartitionList) -> Resul
     }
 }
 
-// === Member ===
-
-/// A consumer's context: what was stored is committed before partitions go to another member.
-pub(super) struct Member(Context);
-
-impl ClientContext for Member {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        self.0.log(level, fac, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Member {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(_) = rebalance
-            && let Err(error) = consumer.commit_consumer_state(CommitMode::Sync)
-        {
-            tracing::debug!(%error, "nothing was committed before partitions went");
-        }
-    }
-}
-
-// === Pump ===
-
-/// The thread between the client library and the reader. Ends with the reader.
-struct Pump {
-    consumer: Arc<BaseConsumer<Member>>,
-    sender: mpsc::Sender<Result<Vec<Entry>, TopicError>>,
-    health: Arc<Health>,
-    grouped: bool,
-}
-
-impl Pump {
-    fn run(self) {
-        while !self.sender.is_closed() {
-            let (entries, error) = self.take();
-            let batch = (!entries.is_empty()).then_some(Ok(entries));
-            for item in batch.into_iter().chain(error.map(Err)) {
-                if !self.hand_over(item) {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// What is there, after waiting for the first a little.
-    fn take(&self) -> (Vec<Entry>, Option<TopicError>) {
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        let mut wait = WAIT;
-        while entries.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
-            match self.consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => {
-                    let entry = entry(&message);
-                    bytes += entry.record.size();
-                    entries.push(entry);
-                    wait = Duration::ZERO;
-                }
-                Some(Err(error)) => {
-                    if let Some(error) = told(&error) {
-                        return (entries, Some(error));
-                    }
-                }
-            }
-        }
-        self.health
-            .read_records
-            .fetch_add(entries.len() as u64, Relaxed);
-        self.health.read_bytes.fetch_add(bytes as u64, Relaxed);
-        (entries, None)
-    }
-
-    /// Waits for room. `false` when the reader has gone.
-    fn hand_over(&self, item: Result<Vec<Entry>, TopicError>) -> bool {
-        if !self.grouped {
-            return self.sender.blocking_send(item).is_ok();
-        }
-        let mut item = item;
-        let (mut paused, mut resume) = (false, false);
-        let full_since = Instant::now();
-        loop {
-            match self.sender.try_send(item) {
-                Ok(()) => {
-                    if resume {
-                        self.switch(|partitions| self.consumer.resume(partitions));
-                    }
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
-                Err(TrySendError::Full(back)) => item = back,
-            }
-            // A pause throws away what the client library has fetched: it is for a reader that has stopped.
-            if full_since.elapsed() < PATIENCE {
-                thread::sleep(FULL_WAIT);
-                continue;
-            }
-            if !paused {
-                self.switch(|partitions| self.consumer.pause(partitions));
-                (paused, resume) = (true, true);
-            }
-            // A partition that was assigned just now is not paused yet.
-            if let Some(Ok(message)) = self.consumer.poll(PAUSED_WAIT) {
-                let late = entry(&message);
-                match &mut item {
-                    Ok(entries) => entries.push(late),
-                    Err(_) => item = Ok(vec![late]),
-                }
-                paused = false;
-            }
-        }
-    }
-
-    fn switch(&self, change: impl Fn(&TopicPartitionList) -> Result<(), KafkaError>) {
-        let changed = self
-            .consumer
-            .assignment()
-            .and_then(|partitions| change(&partitions));
-        if let Err(error) = changed {
-            tracing::warn!(%error, "partitions could not be paused or resumed");
-        }
-    }
-}
-
-/// What the reader has to know. Lost connections are not for it: the client library tries again by itself.
-fn told(error: &KafkaError) -> Option<TopicError> {
-    let code = error.rdkafka_error_code()?;
-    match code {
-        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-            let what = "records that were still to be read are no longer in the topic";
-            Some(TopicError::Failed(what.into()))
-        }
-        RDKafkaErrorCode::Fatal => Some(TopicError::Failed(error.to_string().into())),
-        RDKafkaErrorCode::UnknownTopic
-        | RDKafkaErrorCode::UnknownTopicOrPartition
-        | RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::GroupAuthorizationFailed
-        | RDKafkaErrorCode::Authentication => Some(unavailable(error)),
-        _ => None,
-    }
-}
-
-fn unavailable(error: &KafkaError) -> TopicError {
-    TopicError::Unavailable(error.to_string().into())
-}
-
-/// A copy in one allocation, however many parts it has.
-fn entry(message: &BorrowedMessage<'_>) -> Entry {
-    let key = message.key().unwrap_or_default();
-    let value = message.payload().unwrap_or_default();
-    let headers = headers(message);
-    let of_headers: usize = headers.iter().map(|(_, value)| value.len()).sum();
-    let mut all = BytesMut::with_capacity(key.len() + value.len() + of_headers);
-    all.extend_from_slice(key);
-    all.extend_from_slice(value);
-    for (_, value) in &headers {
-        all.extend_from_slice(value);
-    }
-    let mut rest: Bytes = all.freeze();
-    let record = Record {
-        key: rest.split_to(key.len()),
-        value: rest.split_to(value.len()),
-        headers: headers
-            .into_iter()
-            .map(|(key, value)| (name(key), rest.split_to(value.len())))
-            .collect(),
-    };
-    let position = Position {
-        partition: message.partition().max(0) as u32,
-        offset: message.offset().max(0) as u64,
-    };
-    let time_ms = message.timestamp().to_millis().unwrap_or_default().max(0) as u64;
-    Entry {
-        position,
-        time_ms,
-        record,
-    }
-}
-
-/// Names and values. The client library panics at a name that is no UTF-8: such a record comes without its headers, for
-/// it must not end the thread that reads all the others.
-fn headers<'a>(message: &'a BorrowedMessage<'_>) -> SmallVec<[(&'a str, &'a [u8]); 4]> {
-    let read = || {
-        let headers = message.headers().into_iter().flat_map(Headers::iter);
-        headers
-            .map(|header| (header.key, header.value.unwrap_or_default()))
-            .collect()
-    };
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_default()
-}
-
-/// Our own headers' names cost no allocation.
-fn name(name: &str) -> Cow<'static, str> {
-    [header::MESSAGE_ID, header::RECIPIENTS, header::TYPE]
-        .into_iter()
-        .find(|known| *known == name)
-        .map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
-}
-
 const BATCHES_MAX: usize = 4;
-const BATCH_RECORDS_MAX: usize = 512;
-const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// How long a thread without records waits before it looks whether its reader is still there.
-const WAIT: Duration = Duration::from_millis(100);
-const PAUSED_WAIT: Duration = Duration::from_millis(20);
-
-/// How long a member whose reader has no room looks for some, and how often, before it pauses. It hears of no rebalance
-/// meanwhile, so other members may have to wait as long.
-const PATIENCE: Duration = Duration::from_secs(1);
-const FULL_WAIT: Duration = Duration::from_millis(2);
 
 /// After a close, a reader that is not at the end ends when nothing came for so long.
 const SILENCE: Duration = Duration::from_secs(3);
