@@ -162,12 +162,12 @@ impl Endpoint {
     ) -> Result<Arc<Session>, HandshakeError> {
         let session = Sid::parse(sid).and_then(|sid| self.engine.hub.get(sid));
         let session = session.ok_or(HandshakeError::SessionIdUnknown)?;
-        let on_polling = *session.link.lock() != Link::WebSocket;
         let fits = match transport {
-            Transport::Polling => !wants_websocket,
+            Transport::Polling => !wants_websocket && *session.link.lock() != Link::WebSocket,
+            // One too many is closed once it is open, as the reference server does.
             Transport::WebSocket => wants_websocket && self.options.upgrades,
         };
-        if on_polling && fits {
+        if fits {
             Ok(session)
         } else {
             Err(HandshakeError::BadRequest)

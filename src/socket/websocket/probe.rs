@@ -14,6 +14,9 @@ impl Wire {
     pub(super) async fn probe(&mut self, begun: Result<(), End>, limit: Duration) -> bool {
         let upgraded = async {
             let mut end = begun.err();
+            if end.is_none() && self.is_probe && self.is_second() {
+                end = Some(CloseReason::Overlap.into());
+            }
             while self.is_probe && end.is_none() {
                 end = poll_fn(|cx| self.poll_probe(cx)).await.err();
             }
@@ -68,9 +71,9 @@ impl Wire {
         }
     }
 
-    /// Whether another connection is upgrading the session.
+    /// Whether another connection is upgrading the session, or has.
     fn is_second(&self) -> bool {
         let link = self.peer.session.link.lock();
-        !self.has_probed && matches!(*link, Link::Polling { probing: true, .. })
+        !self.has_probed && !matches!(*link, Link::Polling { probing: false, .. })
     }
 }
