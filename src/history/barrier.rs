@@ -91,7 +91,7 @@ impl History {
     }
 
     /// Waits until the log's reader has handed over everything acknowledged before the call, by any node; an error when
-    /// that takes longer than [`CATCH_UP_MAX`], or the log cannot tell where it ends.
+    /// that takes longer than 5 s, or the log cannot tell where it ends.
     pub async fn caught_up(&self) -> Result<(), HistoryError> {
         let Some(horizon) = &self.horizon else {
             return self.read_up_to(&[]).await;

@@ -20,7 +20,10 @@ use load::{Load, READERS};
 use support::client::Client;
 use support::random::Random;
 use support::server::Server;
-use support::{history, http, within};
+use support::{history, http, within_for};
+
+/// The tests of this file share one store, and two of them flood it.
+const BUSY_STORE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_acknowledged_the_other_tells_at_once() {
@@ -67,7 +70,7 @@ async fn a_report_to_the_other_node_works_and_shows_on_both() {
         let id = history::id(&sent);
         let path = format!("/api/chat/messages/{id}/reportSpam");
         // Until the store has the message, which other tests may keep busy, a report is to be tried again.
-        let reported = within("the report to be taken", async {
+        let reported = within_for(BUSY_STORE, "the report to be taken", async {
             loop {
                 let answer = http::request(nodes[1].address, "POST", &path, &[], b"").await;
                 match answer.status {

@@ -15,7 +15,7 @@ use crate::protocol::socketio::{self, Kind, Object, Packet, ParseError};
 /// message that holds its attachments as well; what is not a message stays what it is.
 ///
 /// # Errors
-/// Those of [`encode`].
+/// Those of [`encode()`].
 pub fn frame(
     frame: &Frame,
     attachments: &[Bytes],
