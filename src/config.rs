@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::Parser;
 
 mod engine;
+mod kafka;
 mod parse;
 
 pub use engine::{EngineConfig, Transport};
+pub use kafka::KafkaOptions;
 use parse::millis;
 
 /// A chat server for unchanged Socket.IO clients: log first, durable, fast.
@@ -198,88 +200,6 @@ pub struct JournalLimits {
     pub log_epoch: u32,
 }
 
-/// Kafka as the log, in place of the embedded journal.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Kafka, in place of the journal")]
-pub struct KafkaOptions {
-    /// Brokers, host:port, comma-separated; not set: the embedded journal
-    #[arg(long, env = "KAFKA_BROKERS")]
-    pub kafka_brokers: Option<String>,
-
-    /// Name of this service to the brokers
-    #[arg(long, env = "KAFKA_CLIENT_ID_CHAT_SVC", default_value = "chat-svc")]
-    pub kafka_client_id: String,
-
-    /// Topic of the messages; made when missing
-    #[arg(
-        long,
-        env = "KAFKA_TOPIC_CHAT_MESSAGES",
-        default_value = "chat.messages"
-    )]
-    pub kafka_topic_chat_messages: String,
-
-    /// Topic of the quote events; made when missing, empty: not read
-    #[arg(long, env = "KAFKA_TOPIC_QUOTE_EVENTS", default_value = "quote.events")]
-    pub kafka_topic_quote_events: String,
-
-    /// Begins the names of our consumer groups: one a service, the same on each of its nodes
-    #[arg(long, env = "KAFKA_GROUP_PREFIX", default_value = "chat-svc.")]
-    pub kafka_group_prefix: String,
-
-    /// Name of this node that it keeps over restarts, never two nodes': after a crash the archive goes on at once, not
-    /// after 10 s
-    #[arg(long, env = "KAFKA_INSTANCE_ID")]
-    pub kafka_instance_id: Option<String>,
-
-    /// Topic of typing between nodes; made when missing; empty: typing stays on its node
-    #[arg(long, env = "KAFKA_TOPIC_SIGNALS", default_value = "chat.signals")]
-    pub kafka_topic_signals: String,
-
-    /// Partitions of a topic that is made
-    #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 12)]
-    pub kafka_partitions: u32,
-
-    /// Replicas of a topic that is made; not set: as the brokers have it
-    #[arg(long, env = "KAFKA_REPLICATION")]
-    pub kafka_replication: Option<u16>,
-
-    /// Replicas that must have a message, of a topic that is made; not set: as the brokers have it
-    #[arg(long, env = "KAFKA_MIN_INSYNC_REPLICAS")]
-    pub kafka_min_insync_replicas: Option<u16>,
-
-    /// Time until an append that nobody confirmed is told as unknown (ms)
-    #[arg(long = "kafka-delivery-timeout-ms", value_name = "MS", env = "KAFKA_DELIVERY_TIMEOUT_MS", default_value = "30000", value_parser = millis)]
-    pub kafka_delivery_timeout: Duration,
-
-    /// plaintext, ssl, sasl_plaintext or sasl_ssl
-    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", default_value = "plaintext")]
-    pub kafka_security_protocol: String,
-
-    /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
-    #[arg(long, env = "KAFKA_SASL_MECHANISM")]
-    pub kafka_sasl_mechanism: Option<String>,
-
-    /// User for SASL
-    #[arg(long, env = "KAFKA_SASL_USERNAME")]
-    pub kafka_sasl_username: Option<String>,
-
-    /// Password for SASL
-    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true)]
-    pub kafka_sasl_password: Option<String>,
-
-    /// File of the authorities to trust, instead of the system's
-    #[arg(long, env = "KAFKA_SSL_CA")]
-    pub kafka_ssl_ca: Option<PathBuf>,
-
-    /// File of our certificate
-    #[arg(long, env = "KAFKA_SSL_CERT")]
-    pub kafka_ssl_cert: Option<PathBuf>,
-
-    /// File of its key
-    #[arg(long, env = "KAFKA_SSL_KEY")]
-    pub kafka_ssl_key: Option<PathBuf>,
-}
-
 /// MongoDB as the store, in place of the embedded one.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "MongoDB, in place of the embedded store")]
@@ -315,6 +235,7 @@ impl Config {
             return Err("PAGE_DEFAULT must not be above PAGE_MAX".into());
         }
         self.engine.check()?;
+        self.kafka.check()?;
         if limits.lane_bytes_max < self.engine.payload_bytes_max {
             return Err("LANE_BYTES_MAX must be at least MAX_PAYLOAD".into());
         }

@@ -48,6 +48,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("mongodb", &["src/store/mongo"]),
     ("object_store", &["src/blobs"]),
     ("rdkafka", &["src/topic/kafka"]),
+    ("reqwest", &["src/topic/kafka/oauth"]),
     ("rmp", &["src/protocol/msgpack/"]),
 ];
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::blobs::{Blobs, BlobsConfig};
-use crate::config::Config;
+use crate::config::{Config, KafkaOptions};
 use crate::drain::{Drain, Tasks};
 use crate::metrics::Metrics;
 use crate::store::embedded::EmbeddedStore;
@@ -17,7 +17,7 @@ use crate::store::{Store, StoreError};
 use crate::topic::Topic;
 use crate::topic::dead_letters::{LetterFile, LetterPlace};
 use crate::topic::journal::{Journal, JournalConfig};
-use crate::topic::kafka::{Identity, KafkaConfig, KafkaTopic, Security};
+use crate::topic::kafka::{Identity, KafkaConfig, KafkaTopic, Security, TokenServer, TokenSource};
 
 /// How often a store that cannot be reached is tried again at start.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -310,12 +310,31 @@ fn kafka_settings(config: &Config, brokers: &str, topic: &str) -> KafkaConfig {
             mechanism: options.kafka_sasl_mechanism.clone(),
             username: options.kafka_sasl_username.clone(),
             password: options.kafka_sasl_password.clone(),
+            tokens: token_source(options),
             ca_file: options.kafka_ssl_ca.clone(),
             cert_file: options.kafka_ssl_cert.clone(),
             key_file: options.kafka_ssl_key.clone(),
         },
         ..KafkaConfig::new(brokers, topic)
     }
+}
+
+/// A configuration that was checked has one at most.
+fn token_source(options: &KafkaOptions) -> Option<TokenSource> {
+    if let Some(url) = given(&options.kafka_oauth_token_url) {
+        return Some(TokenSource::Server(TokenServer {
+            url: url.to_owned(),
+            client_id: options.kafka_oauth_client_id.clone().unwrap_or_default(),
+            client_secret: options
+                .kafka_oauth_client_secret
+                .clone()
+                .unwrap_or_default(),
+            scope: given(&options.kafka_oauth_scope).map(str::to_owned),
+        }));
+    }
+    let file = options.kafka_oauth_token_file.clone();
+    file.filter(|file| !file.as_os_str().is_empty())
+        .map(TokenSource::File)
 }
 
 /// Which topic the log's epoch was begun on, kept beside the data: places made from one are nonsense for another.

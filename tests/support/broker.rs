@@ -26,6 +26,8 @@ pub struct Broker {
     pub secured: String,
     /// Where a certificate is asked for, over TLS; of [`Broker::start_secured`] only.
     pub mutual: String,
+    /// Where a token is asked for that is not signed; connections end with it. Of [`Broker::start_secured`] only.
+    pub tokens: String,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -86,6 +88,7 @@ impl Broker {
             guarded: at(ports[1]),
             secured: at(ports[3]),
             mutual: at(ports[4]),
+            tokens: at(ports[5]),
             _turn: turn,
         })
     }
@@ -188,17 +191,19 @@ fn certificates(folder: &Path) {
     fs::write(folder.join("keystore.pem"), parts.concat()).expect("keystore");
 }
 
-fn free_ports() -> [u16; 5] {
-    let listeners = [(); 5].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+fn free_ports() -> [u16; 6] {
+    let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("bound").port())
 }
 
-fn settings(folder: &Path, ports: [u16; 5], secured: bool) -> String {
+fn settings(folder: &Path, ports: [u16; 6], secured: bool) -> String {
     let data = folder.join("data");
-    let [open, guarded, controller, tls, mutual] = ports;
+    let [open, guarded, controller, tls, mutual, tokens] = ports;
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{open},GUARDED://127.0.0.1:{guarded}");
     if secured {
-        listeners += &format!(",SECURED://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual}");
+        listeners += &format!(
+            ",SECURED://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual},TOKENS://127.0.0.1:{tokens}"
+        );
     }
     format!(
         "process.roles=broker,controller
@@ -207,7 +212,7 @@ controller.quorum.voters=1@127.0.0.1:{controller}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners={listeners}
 listener.security.protocol.map=\
-         PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT,SECURED:SASL_SSL,MUTUAL:SSL
+         PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT,SECURED:SASL_SSL,MUTUAL:SSL,TOKENS:SASL_PLAINTEXT
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.guarded.sasl.enabled.mechanisms=PLAIN
 listener.name.guarded.plain.sasl.jaas.config=\
@@ -236,6 +241,11 @@ listener.name.secured.scram-sha-256.sasl.jaas.config=\
          org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.secured.scram-sha-512.sasl.jaas.config=\
          org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.tokens.sasl.enabled.mechanisms=OAUTHBEARER
+listener.name.tokens.oauthbearer.connections.max.reauth.ms=3600000
+listener.name.tokens.oauthbearer.sasl.jaas.config=\
+         org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
+         unsecuredLoginStringClaim_sub=\"broker\";
 ";
 
 const SCRAM: [&str; 2] = [

@@ -1,13 +1,19 @@
 //! What the client library tells beside results: its errors, its log and its statistics, counted for whoever asks.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Statistics};
+
+use super::oauth::Tokens;
+use super::settings::KafkaConfig;
 
 /// The topic's numbers. Counts are since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,12 +119,40 @@ impl Health {
     }
 }
 
-/// The context of clients that write nothing.
+/// What all clients of a topic share, and the context of those that write nothing.
+#[derive(Clone)]
 pub(super) struct Context {
     pub health: Arc<Health>,
+    /// For SASL OAUTHBEARER.
+    pub tokens: Option<Arc<Tokens>>,
+}
+
+impl Context {
+    pub fn new(config: &KafkaConfig) -> Context {
+        let source = config.security.tokens.clone();
+        Context {
+            health: Arc::default(),
+            tokens: source.map(|source| Arc::new(Tokens::new(source))),
+        }
+    }
+
+    /// Asked for by the client library while a client is polled.
+    pub fn token(&self) -> Result<OAuthToken, Box<dyn Error>> {
+        let tokens = self.tokens.as_ref().ok_or("no source of tokens is set")?;
+        let token = tokens.token().inspect_err(|cause| {
+            tracing::warn!(target: "kafka", cause, "there is no new token for Kafka");
+        });
+        Ok(token?)
+    }
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         log(level, fac, message);
     }
@@ -130,9 +164,46 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
+/// A client that only asks hears of errors as well, and takes its tokens: what nobody took would pile up.
+pub(super) fn listen(client: &BaseConsumer<Context>) {
+    const EVENTS_MAX: usize = 8;
+    for _ in 0..EVENTS_MAX {
+        let _ = client.poll(Duration::ZERO);
+    }
+}
+
+/// A consumer's context: what was stored is committed before partitions go to another member.
+pub(super) struct Member(pub Context);
+
+impl ClientContext for Member {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.0.token()
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        self.0.log(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(_) = rebalance
+            && let Err(error) = consumer.commit_consumer_state(CommitMode::Sync)
+        {
+            tracing::debug!(%error, "nothing was committed before partitions went");
+        }
+    }
+}
+
 /// The part of a producer's context that is not about deliveries.
 pub(super) struct ProducerHealth {
-    pub health: Arc<Health>,
+    pub context: Context,
     /// The producer takes nothing any more and has to be replaced.
     pub fatal: AtomicBool,
 }
@@ -143,11 +214,11 @@ impl ProducerHealth {
             tracing::error!(target: "kafka", reason, "the producer has failed and is replaced");
             self.fatal.store(true, Relaxed);
         }
-        self.health.note(error, reason);
+        self.context.health.note(error, reason);
     }
 
     pub fn observe(&self, statistics: &Statistics) {
-        self.health.observe(statistics);
+        self.context.health.observe(statistics);
     }
 }
 

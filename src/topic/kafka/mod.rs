@@ -5,6 +5,7 @@
 //! key changes with the topic's partition count, so a topic that changed is not opened.
 
 mod health;
+mod oauth;
 mod open;
 mod polled;
 mod producer;
@@ -24,10 +25,11 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 pub use self::health::KafkaStats;
+pub use self::oauth::{TokenServer, TokenSource};
 pub use self::open::OpenError;
 pub use self::settings::{Identity, KafkaConfig, Security};
 
-use self::health::{Context, Health};
+use self::health::{Context, listen};
 use self::producer::Writer;
 use self::reader::{Ending, Opening, Reader};
 use crate::topic::{Bounds, Outcome, Record, Start, Subscription, Topic, TopicError};
@@ -44,23 +46,23 @@ impl KafkaTopic {
     /// Connects, creates the topic when it is missing, and checks it. Ends within the start timeout and a few
     /// request timeouts.
     pub async fn open(config: KafkaConfig) -> Result<KafkaTopic, OpenError> {
-        let health = Arc::new(Health::default());
-        let (of_search, heard) = (config.clone(), Arc::clone(&health));
-        let found = spawn_blocking(move || open::open(&of_search, &heard)).await;
+        let context = Context::new(&config);
+        let (of_search, of_control) = (config.clone(), context.clone());
+        let found = spawn_blocking(move || open::open(&of_search, of_control)).await;
         let found = found.map_err(|error| OpenError::Settings(error.to_string()))??;
         let writer = Writer::new(
             config.topic.clone(),
             config.producer(found.record_bytes_max),
             found.record_bytes_max,
             config.delivery_timeout,
-            Arc::clone(&health),
+            context.clone(),
         );
         let shared = Shared {
             config,
             control: found.control,
             askers: Mutex::default(),
             identity: found.identity,
-            health,
+            context,
         };
         Ok(KafkaTopic {
             shared: Arc::new(shared),
@@ -82,7 +84,7 @@ impl KafkaTopic {
 
     /// Cheap: the brokers are not asked.
     pub fn stats(&self) -> KafkaStats {
-        self.shared.health.stats()
+        self.shared.context.health.stats()
     }
 
     async fn start(&self, start: Start) -> Result<Box<dyn Subscription>, TopicError> {
@@ -90,7 +92,7 @@ impl KafkaTopic {
         let opening = |settings| Opening {
             settings,
             topic: config.topic.clone(),
-            health: Arc::clone(&self.shared.health),
+            context: self.shared.context.clone(),
             ending: self.ending.subscribe(),
             request_timeout: config.request_timeout,
         };
@@ -185,7 +187,7 @@ struct Shared {
     /// One for each group whose places were asked for.
     askers: Mutex<Vec<Asker>>,
     identity: Identity,
-    health: Arc<Health>,
+    context: Context,
 }
 
 impl Shared {
@@ -248,11 +250,9 @@ impl Shared {
         if let Some((_, asker)) = askers.iter().find(|(of, _)| *of == group) {
             return Ok(Arc::clone(asker));
         }
-        let context = Context {
-            health: Arc::clone(&self.health),
-        };
         let settings = self.config.group(group);
-        let asker: Arc<BaseConsumer<Context>> = Arc::new(settings.create_with_context(context)?);
+        let asker = settings.create_with_context(self.context.clone())?;
+        let asker: Arc<BaseConsumer<Context>> = Arc::new(asker);
         askers.push((group, Arc::clone(&asker)));
         Ok(asker)
     }
@@ -304,14 +304,6 @@ impl Shared {
             }
         };
         (0..self.identity.partitions as i32).map(place).collect()
-    }
-}
-
-/// A client that only asks hears of errors as well: what nobody took would pile up.
-fn listen(client: &BaseConsumer<Context>) {
-    const EVENTS_MAX: usize = 8;
-    for _ in 0..EVENTS_MAX {
-        let _ = client.poll(Duration::ZERO);
     }
 }
 

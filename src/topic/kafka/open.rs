@@ -15,7 +15,7 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::runtime::Handle;
 
-use super::health::{Context, Health};
+use super::health::{Context, Health, listen};
 use super::settings::{Identity, KafkaConfig, RECORD_OVERHEAD};
 
 /// Why a topic could not be opened.
@@ -31,6 +31,8 @@ pub enum OpenError {
     },
     #[error("Kafka at {brokers} does not accept us: {cause}")]
     Refused { brokers: String, cause: String },
+    #[error("there is no token for Kafka at {brokers}: {cause}")]
+    Token { brokers: String, cause: String },
     #[error("the Kafka topic {topic} cannot be used: {cause}")]
     Topic { topic: String, cause: String },
     #[error(
@@ -55,21 +57,21 @@ pub(super) struct Found {
 }
 
 /// Within the start timeout. Needs a tokio runtime around it.
-pub(super) fn open(config: &KafkaConfig, health: &Arc<Health>) -> Result<Found, OpenError> {
+pub(super) fn open(config: &KafkaConfig, context: Context) -> Result<Found, OpenError> {
     if let Some(fault) = config.security.fault() {
         return Err(OpenError::Settings(fault));
     }
     let settings = |error: KafkaError| OpenError::Settings(error.to_string());
-    let context = Context {
-        health: Arc::clone(health),
-    };
+    let health = Arc::clone(&context.health);
     let control: BaseConsumer<Context> = config
         .consumer()
         .create_with_context(context)
         .map_err(settings)?;
+    // Nothing is asked of brokers before the first token is there.
+    listen(&control);
     let search = Search {
         config,
-        health,
+        health: &health,
         control: &control,
         started: Instant::now(),
     };
@@ -180,8 +182,16 @@ impl Search<'_> {
             ]
             .contains(code)
         {
-            let cause = without_state(cause);
-            return Err(OpenError::Refused { brokers, cause });
+            return Err(match cause.strip_prefix(NO_TOKEN) {
+                Some(cause) => OpenError::Token {
+                    brokers,
+                    cause: cause.to_owned(),
+                },
+                None => OpenError::Refused {
+                    brokers,
+                    cause: without_state(cause),
+                },
+            });
         }
         if self.started.elapsed() < self.config.start_timeout {
             return Ok(());
@@ -212,7 +222,7 @@ impl Search<'_> {
         }
         let admin = self
             .admin()
-            .map_err(|error| self.topic(error.to_string()))?;
+            .map_err(|cause| self.topic(format!("it is missing, and {cause}: make it before")))?;
         let options = AdminOptions::new().request_timeout(Some(config.request_timeout));
         let done = Handle::current().block_on(admin.create_topics([&topic], &options));
         let results = done.map_err(|error| self.topic(format!("it is missing, and {error}")))?;
@@ -243,7 +253,7 @@ impl Search<'_> {
     }
 
     fn describe(&self) -> Result<ConfigResource, String> {
-        let admin = self.admin().map_err(|error| error.to_string())?;
+        let admin = self.admin()?;
         let options = AdminOptions::new().request_timeout(Some(self.config.request_timeout));
         let topic = ResourceSpecifier::Topic(&self.config.topic);
         let asked = Handle::current().block_on(admin.describe_configs([&topic], &options));
@@ -254,8 +264,15 @@ impl Search<'_> {
         }
     }
 
-    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
-        self.config.client().create()
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, String> {
+        // Nobody polls this kind of client for tokens: it would wait in vain.
+        if self.config.security.tokens.is_some() {
+            return Err(
+                "with OAUTHBEARER this service can neither make nor describe topics".into(),
+            );
+        }
+        let client = self.config.client().create();
+        client.map_err(|error: KafkaError| error.to_string())
     }
 
     fn topic(&self, cause: String) -> OpenError {
@@ -301,6 +318,9 @@ fn is_final(error: RDKafkaRespErr) -> bool {
 
 /// Key, headers and value of one record, together, at most; less on a topic that takes less.
 pub(super) const RECORD_BYTES_MAX: usize = 2 << 20;
+
+/// How the client library begins to tell what the source of tokens said.
+const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
 /// `max.message.bytes` of a broker that was told nothing.
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;

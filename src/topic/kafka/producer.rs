@@ -3,11 +3,13 @@
 //! Promises one outcome a record, within the delivery timeout and a little, and never calls "not appended" what may yet
 //! appear. A producer that failed for good is replaced; its records keep their own outcomes.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
@@ -16,7 +18,7 @@ use rdkafka::{ClientConfig, ClientContext, Message, Statistics};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::health::{Health, ProducerHealth, log};
+use super::health::{Context, ProducerHealth, log};
 use super::polled::Polled;
 use crate::topic::{Outcome, Position, Record, TopicError};
 
@@ -26,7 +28,7 @@ pub(super) struct Writer {
     settings: ClientConfig,
     record_bytes_max: usize,
     delivery_timeout: Duration,
-    health: Arc<Health>,
+    context: Context,
     live: RwLock<Live>,
 }
 
@@ -45,15 +47,15 @@ impl Writer {
         settings: ClientConfig,
         record_bytes_max: usize,
         delivery_timeout: Duration,
-        health: Arc<Health>,
+        context: Context,
     ) -> Result<Writer, KafkaError> {
-        let producer = producer(&settings, &health)?;
+        let producer = producer(&settings, &context)?;
         Ok(Writer {
             topic,
             settings,
             record_bytes_max,
             delivery_timeout,
-            health,
+            context,
             live: RwLock::new(Live::Open(Arc::new(producer))),
         })
     }
@@ -87,7 +89,7 @@ impl Writer {
                 Live::Open(producer) => self.send(producer, batch, index, record).err(),
             };
             if let Some(error) = refused {
-                self.health.refused_records.fetch_add(1, Relaxed);
+                self.context.health.refused_records.fetch_add(1, Relaxed);
                 batch.decide(index, Outcome::NotAppended(error));
             }
         }
@@ -113,8 +115,8 @@ impl Writer {
             index,
             bytes,
         });
-        self.health.queued_records.fetch_add(1, Relaxed);
-        self.health.queued_bytes.fetch_add(bytes, Relaxed);
+        self.context.health.queued_records.fetch_add(1, Relaxed);
+        self.context.health.queued_bytes.fetch_add(bytes, Relaxed);
         let message = BaseRecord {
             topic: &self.topic,
             partition: None,
@@ -125,7 +127,7 @@ impl Writer {
             delivery_opaque: ticket,
         };
         producer.send(message).map_err(|(error, _)| {
-            self.health.dequeue(bytes);
+            self.context.health.dequeue(bytes);
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
                 producer.context().state.fatal.store(true, Relaxed);
             }
@@ -145,11 +147,11 @@ impl Writer {
         if !failed(&live) {
             return;
         }
-        match producer(&self.settings, &self.health) {
+        match producer(&self.settings, &self.context) {
             Ok(producer) => {
                 let old = std::mem::replace(&mut *live, Live::Open(Arc::new(producer)));
                 drop(live);
-                self.health.producers_replaced.fetch_add(1, Relaxed);
+                self.context.health.producers_replaced.fetch_add(1, Relaxed);
                 // It ends on its own thread, which waits for its last reports.
                 drop(old);
             }
@@ -177,9 +179,9 @@ impl Writer {
     }
 }
 
-fn producer(settings: &ClientConfig, health: &Arc<Health>) -> Result<Producer, KafkaError> {
+fn producer(settings: &ClientConfig, context: &Context) -> Result<Producer, KafkaError> {
     let state = ProducerHealth {
-        health: Arc::clone(health),
+        context: context.clone(),
         fatal: AtomicBool::new(false),
     };
     Polled::start(settings, Reports { state })
@@ -256,6 +258,12 @@ pub(super) struct Reports {
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.state.context.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         log(level, fac, message);
     }
@@ -273,7 +281,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Ticket>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        let health = &self.state.health;
+        let health = &self.state.context.health;
         health.dequeue(ticket.bytes);
         let outcome = match result {
             Ok(message) => Outcome::Appended(Position {

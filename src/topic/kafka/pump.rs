@@ -11,42 +11,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{ClientContext, Message, TopicPartitionList};
+use rdkafka::{Message, TopicPartitionList};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::health::{Context, Health};
+use super::health::{Health, Member};
 use crate::topic::{Entry, Position, Record, TopicError, header};
-
-// === Member ===
-
-/// A consumer's context: what was stored is committed before partitions go to another member.
-pub(super) struct Member(pub Context);
-
-impl ClientContext for Member {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        self.0.log(level, fac, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Member {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(_) = rebalance
-            && let Err(error) = consumer.commit_consumer_state(CommitMode::Sync)
-        {
-            tracing::debug!(%error, "nothing was committed before partitions went");
-        }
-    }
-}
 
 // === Pump ===
 

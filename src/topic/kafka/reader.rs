@@ -12,8 +12,8 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::health::{Context, Health};
-use super::pump::{Member, Pump, unavailable};
+use super::health::{Context, Member};
+use super::pump::{Pump, unavailable};
 use crate::topic::{Entry, Position, Subscription, TopicError};
 
 /// The end that readers stop at.
@@ -50,7 +50,7 @@ pub(super) struct Reader {
 pub(super) struct Opening {
     pub settings: ClientConfig,
     pub topic: String,
-    pub health: Arc<Health>,
+    pub context: Context,
     pub ending: watch::Receiver<Ending>,
     pub request_timeout: Duration,
 }
@@ -80,10 +80,8 @@ impl Reader {
         grouped: bool,
         begin: impl FnOnce(&BaseConsumer<Member>, &str) -> Result<(), KafkaError>,
     ) -> Result<Reader, KafkaError> {
-        let health = Arc::clone(&opening.health);
-        let member = Member(Context {
-            health: Arc::clone(&health),
-        });
+        let health = Arc::clone(&opening.context.health);
+        let member = Member(opening.context);
         let consumer: BaseConsumer<Member> = opening.settings.create_with_context(member)?;
         begin(&consumer, &opening.topic)?;
         let consumer = Arc::new(consumer);

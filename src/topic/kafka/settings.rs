@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 
+use super::oauth::TokenSource;
+
 /// Settings of one topic on one cluster.
 #[derive(Clone, Debug)]
 pub struct KafkaConfig {
@@ -173,10 +175,12 @@ pub struct Identity {
 pub struct Security {
     /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`; empty is `plaintext`.
     pub protocol: String,
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+    /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.
     pub mechanism: Option<String>,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// For `OAUTHBEARER`. Topics are then not made, and their limits are taken to be the brokers' defaults.
+    pub tokens: Option<TokenSource>,
     /// Authorities to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// Our certificate, and its key.
@@ -193,20 +197,25 @@ impl Security {
             return Some(what);
         }
         if !protocol.starts_with("sasl") {
-            let stray = self.mechanism.is_some() || self.username.is_some();
+            let stray =
+                self.mechanism.is_some() || self.username.is_some() || self.tokens.is_some();
             return stray.then(|| {
-                "a SASL mechanism or user is set, but the security protocol is not sasl_plaintext or sasl_ssl"
+                "a SASL mechanism, user or source of tokens is set, but the security protocol is not sasl_plaintext or sasl_ssl"
                     .to_owned()
             });
+        }
+        if self.tokens.is_some() && self.mechanism.as_deref() != Some("OAUTHBEARER") {
+            return Some(
+                "a source of tokens is set, but the SASL mechanism is not OAUTHBEARER".to_owned(),
+            );
         }
         match self.mechanism.as_deref() {
             Some("PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512") => (self.username.is_none()
                 || self.password.is_none())
             .then(|| "SASL needs a user and a password".to_owned()),
-            Some("OAUTHBEARER") => Some(
-                "the SASL mechanism OAUTHBEARER is not supported: the client library is built without an HTTP client"
-                    .to_owned(),
-            ),
+            Some("OAUTHBEARER") => self.tokens.is_none().then(|| {
+                "OAUTHBEARER needs a source of tokens, KAFKA_OAUTH_TOKEN_FILE or KAFKA_OAUTH_TOKEN_URL".to_owned()
+            }),
             Some(other) => Some(format!("the SASL mechanism {other:?} is not supported")),
             None => Some("SASL needs a mechanism".to_owned()),
         }
@@ -239,6 +248,7 @@ impl fmt::Debug for Security {
             .field("protocol", &self.protocol)
             .field("mechanism", &self.mechanism)
             .field("username", &self.username)
+            .field("tokens", &self.tokens)
             .finish_non_exhaustive()
     }
 }
@@ -263,7 +273,12 @@ mod tests {
             password: user.map(str::to_owned),
             ..Security::default()
         };
+        let by_token = |protocol: &str, mechanism: &str| Security {
+            tokens: Some(TokenSource::File("token".into())),
+            ..security(protocol, Some(mechanism), Some("u"))
+        };
         let fine = [
+            by_token("sasl_ssl", "OAUTHBEARER"),
             security("", None, None),
             security("SSL", None, None),
             security("sasl_ssl", Some("SCRAM-SHA-512"), Some("u")),
@@ -275,7 +290,12 @@ mod tests {
             (security("", Some("PLAIN"), Some("u")), "is set, but"),
             (security("sasl_ssl", None, Some("u")), "needs a mechanism"),
             (security("sasl_ssl", Some("PLAIN"), None), "needs a user"),
-            (security("sasl_ssl", Some("OAUTHBEARER"), None), "OAUTH"),
+            (
+                security("sasl_ssl", Some("OAUTHBEARER"), None),
+                "needs a source of tokens",
+            ),
+            (by_token("sasl_ssl", "PLAIN"), "is not OAUTHBEARER"),
+            (by_token("ssl", "OAUTHBEARER"), "is set, but"),
             (security("sasl_ssl", Some("GSSAPI"), None), "GSSAPI"),
         ];
         for (settings, word) in faulty {
