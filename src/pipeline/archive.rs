@@ -1,10 +1,12 @@
-//! From the log into the store, in batches: insert, commit, and only then tell history that the store has it.
+//! From the log into the store, in batches: insert, tell history that the store has it, and commit a little later.
 //!
 //! What can never be stored becomes a dead letter before the commit; while letters cannot be written, the archive
 //! waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::time::timeout_at;
 
 use crate::backoff::Backoff;
 use crate::chat::message::Message;
@@ -21,6 +23,10 @@ pub const GROUP: &str = "archive";
 /// Rest between two inserts. Nobody waits for the archive (history reads what it does not have from the tail), so it is
 /// worth more to insert, and sync, many at once.
 const REST: Duration = Duration::from_millis(20);
+
+/// How long what is stored waits to be committed, with what comes after it. A commit to Kafka is a round trip; a crash
+/// costs as much reading again, and inserts that find everything there.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
 
 /// First and longest pause before an insert, or a read of the log, is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -42,14 +48,32 @@ impl Archive {
     pub async fn run(mut self) -> Result<(), TopicError> {
         let mut entries = Vec::new();
         let mut backoff = None;
+        // When what was stored since the last commit is to be committed.
+        let mut due: Option<Instant> = None;
         loop {
             entries.clear();
-            match self.subscription.poll(&mut entries, self.batch_max).await {
+            if due.is_some_and(|due| due <= Instant::now()) {
+                due = None;
+                self.commit().await;
+            }
+            let poll = self.subscription.poll(&mut entries, self.batch_max);
+            let polled = match due {
+                None => poll.await,
+                Some(due) => match timeout_at(due.into(), poll).await {
+                    Ok(polled) => polled,
+                    Err(_) => continue,
+                },
+            };
+            match polled {
                 Ok(()) => {
                     backoff = None;
                     self.archive(&entries).await;
+                    due.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
                 }
-                Err(TopicError::Closed) => return Ok(()),
+                Err(TopicError::Closed) => {
+                    self.commit().await;
+                    return Ok(());
+                }
                 Err(error @ TopicError::Failed(_)) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "the log cannot be read");
@@ -63,7 +87,14 @@ impl Archive {
         }
     }
 
-    /// Every record ends in the store or among the dead letters; then it is committed, and leaves history's tail.
+    /// A commit that fails or is lost only means that these are read again, and found to be there.
+    async fn commit(&mut self) {
+        if let Err(error) = self.subscription.commit().await {
+            tracing::warn!(%error, "the archive's place was not committed");
+        }
+    }
+
+    /// Every record ends in the store or among the dead letters; then it leaves history's tail, and may be committed.
     async fn archive(&mut self, entries: &[Entry]) {
         let mut letters = Vec::new();
         let mut messages: Vec<Message> = Vec::with_capacity(entries.len());
@@ -94,10 +125,6 @@ impl Archive {
             }
         }
         self.dead_letters.keep(letters).await;
-        // A commit that fails or is lost only means that these are read again, and found to be there.
-        if let Err(error) = self.subscription.commit().await {
-            tracing::warn!(%error, "the archive's place was not committed");
-        }
         for Position { partition, offset } in last_of_each_partition(entries) {
             self.history.archived(Position {
                 partition,

@@ -191,8 +191,17 @@ fn certificates(folder: &Path) {
     fs::write(folder.join("keystore.pem"), parts.concat()).expect("keystore");
 }
 
+/// Below what the system hands out by itself, and below those of `scripts/services`: while a broker is away,
+/// neither somebody's listener nor a client's own end of a connection may take its place.
 fn free_ports() -> [u16; 6] {
-    let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let free = |_| {
+        let listener = (0..100).find_map(|_| {
+            let port = 10_000 + getrandom::u32().expect("random") % 10_000;
+            TcpListener::bind(("127.0.0.1", port as u16)).ok()
+        });
+        listener.expect("one of a hundred ports is free")
+    };
+    let listeners = [(); 6].map(free);
     listeners.map(|listener| listener.local_addr().expect("bound").port())
 }
 

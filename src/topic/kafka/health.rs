@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Statistics};
 
@@ -172,7 +172,6 @@ pub(super) fn listen(client: &BaseConsumer<Context>) {
     }
 }
 
-/// A consumer's context: what was stored is committed before partitions go to another member.
 pub(super) struct Member(pub Context);
 
 impl ClientContext for Member {
@@ -191,15 +190,7 @@ impl ClientContext for Member {
     }
 }
 
-impl ConsumerContext for Member {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(_) = rebalance
-            && let Err(error) = consumer.commit_consumer_state(CommitMode::Sync)
-        {
-            tracing::debug!(%error, "nothing was committed before partitions went");
-        }
-    }
-}
+impl ConsumerContext for Member {}
 
 /// The part of a producer's context that is not about deliveries.
 pub(super) struct ProducerHealth {
