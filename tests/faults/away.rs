@@ -19,7 +19,11 @@ pub fn seconds(name: &str, default: u64) -> Duration {
 
 /// Waits until the server says that it and all it needs are well.
 pub async fn is_ready(server: &Server) {
-    let ready = async { while http::get(server.admin, "/health/ready").await.status != 200 {} };
+    let ready = async {
+        while http::get(server.admin, "/health/ready").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
     within_for(Duration::from_secs(60), "the server to be ready", ready).await;
 }
 

@@ -1,5 +1,9 @@
 //! The broker stalls, or is killed and comes back, in mid-flood: every sender is told the truth, and all goes on.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::away::{Broker, is_ready, seconds};
 use crate::support::load::{Books, Load, settled};
 use crate::support::metrics;
@@ -11,7 +15,8 @@ async fn a_paused_broker_makes_messages_undecided_then_refused_and_all_goes_on_a
     let Some(mut broker) = Broker::start() else {
         return;
     };
-    outlives(&mut broker, Broker::pause_it, Broker::resume_it).await;
+    let fault = [Broker::pause_it, Broker::resume_it];
+    outlives(&mut broker, fault, seconds("FAULT_PAUSE_SECONDS", 20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,7 +24,8 @@ async fn a_killed_broker_makes_messages_undecided_then_refused_and_all_goes_on_a
     let Some(mut broker) = Broker::start() else {
         return;
     };
-    outlives(&mut broker, Broker::kill, Broker::restart).await;
+    let fault = [Broker::kill, Broker::restart];
+    outlives(&mut broker, fault, seconds("FAULT_AWAY_SECONDS", 60)).await;
 }
 
 /// A pause that is over before the delivery timeout: nobody need be told anything.
@@ -33,23 +39,24 @@ async fn a_pause_shorter_than_the_delivery_timeout_is_a_delay_for_those_who_writ
     let mut load = Load::start(&server, &mut books, 1, u64::MAX).await;
     load.acked(300).await;
     broker.pause();
-    tokio::time::sleep(seconds("FAULT_SHORT_SECONDS", 3)).await;
+    tokio::time::sleep(seconds("FAULT_PAUSE_SECONDS", 20)).await;
     broker.resume();
     ends_well(&server, load, &books).await;
 }
 
-async fn outlives(broker: &mut Broker, fault: fn(&mut Broker), end: fn(&mut Broker)) {
+async fn outlives(broker: &mut Broker, [fault, end]: [fn(&mut Broker); 2], lasts: Duration) {
     let mut books = Books::allowing(&["busy", "unavailable", "unknown"]);
     let server = server(broker, "3000").await;
     let mut load = Load::start(&server, &mut books, 1, u64::MAX).await;
     load.acked(300).await;
     fault(broker);
+    let over = Instant::now() + lasts;
     // What was on its way ends undecided; what finds the lane full is refused at once.
     for code in ["unknown", "unavailable"] {
         let refused = format!("chat_messages_refused_total{{code=\"{code}\"}}");
         metrics::becomes(server.admin, &refused, |count| count > 0.0).await;
     }
-    tokio::time::sleep(seconds("FAULT_SECONDS", 2)).await;
+    tokio::time::sleep_until(over).await;
     end(broker);
     ends_well(&server, load, &books).await;
 }

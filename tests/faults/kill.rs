@@ -21,7 +21,7 @@ async fn on_kafka_and_mongodb_what_was_acknowledged_survives_kill_9_under_load()
     let node = vec![("KAFKA_INSTANCE_ID".to_owned(), "node-1".to_owned())];
     survives_kills(
         [log, store, node].concat(),
-        number_from_env("FAULT_KILLS", 5),
+        number_from_env("FAULT_KILLS", 20),
     )
     .await;
 }

@@ -154,6 +154,9 @@ impl KafkaConfig {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "2000")
+            // Its thread polls every second, so this bounds something else: how long a rebalance waits for a member
+            // that has gone, and how long a request to join waits for a broker that will not answer it.
+            .set("max.poll.interval.ms", "30000")
             .set("auto.offset.reset", "earliest");
         if let Some(instance) = &self.instance_id {
             client.set("group.instance.id", format!("{instance}.{group}"));
