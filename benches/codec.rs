@@ -145,8 +145,8 @@ fn send(criterion: &mut Criterion) {
 // === JSON ===
 //
 // How messages are parsed and written is a choice, shown here by figures: what the service does beside the two crates
-// that one would take instead. All read a fresh copy of the same bytes, since simd-json spoils what it reads. The crates
-// are favoured: with them nothing is checked, and id and timestamp are there as text.
+// that one would take instead. All read a fresh copy of the same bytes, since simd-json spoils what it reads. The
+// crates are favoured: with them nothing is checked, and id and timestamp are there as text.
 
 /// The argument of a `chatMessage`, read.
 fn json_in(criterion: &mut Criterion) {

@@ -5,7 +5,7 @@
 //! its embedded default; on Kafka and MongoDB with `CHAT_SVC_TEST_BACKENDS=services`, as in the tests.
 
 #[path = "../tests/support/mod.rs"]
-mod server;
+mod support;
 #[allow(dead_code, reason = "the load driver uses the rest")]
 #[path = "../load-tests/driver/wire.rs"]
 mod wire;
@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use server::server::Server;
+use support::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::Connection;
 
