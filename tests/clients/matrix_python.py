@@ -1,35 +1,26 @@
 """python-socketio 4 or 5 (whichever is installed), unchanged, sync and asyncio, over every transport, against the
-socket layer without the chat (examples/echo.rs): ECHO_URL names it.
-
-One line per check; exit code 1 when one fails; the last line counts them.
-"""
+socket layer without the chat (examples/echo.rs): ECHO_URL names it."""
 
 import asyncio
 import logging
 import os
 import queue
-import sys
 import threading
-import traceback
 from importlib.metadata import version
 
 import socketio
 
+from python_checks import PATIENCE, run_all, same
+
 ECHO_URL = os.environ.get("ECHO_URL", "http://127.0.0.1:3000").rstrip("/")
 VERSION = version("python-socketio")
 EIO = 3 if VERSION.startswith("4.") else 4
-PATIENCE = 20  # seconds
-MODES = {"polling": ["polling"], "websocket": ["websocket"], "upgrade": ["polling", "websocket"]}
 TEXT = 'héllo 👩‍👩‍👧 € \u2028 \x00 \x1e 4:x "\\n" \u202bשלום\u202c \U0010ffff'
 BYTES = bytes([0, 1, 2, 0x1E, 0x62, 0xFE, 0xFF])
 LARGE = "👍".encode() * 17_500
 BURST = 500
 AUTH = {"token": "x & é", "nested": {"list": [1, None, "👍"]}}
 EVENTS = ["connect", "connect_error", "disconnect", "auth", "message-back", "n"]
-
-
-def same(actual, expected, what):
-    assert actual == expected, f"{what}: {actual!r} is not {expected!r}"
 
 
 class Tap(logging.Handler):
@@ -236,26 +227,5 @@ class Scene:
 CHECKS = [connects, arguments, binary, asked, bursts, second_namespace, refused, kicked, kicked_from_one]
 
 
-def passes(kind, mode, check):
-    name = f"python-socketio {VERSION} {kind.__name__.lower()} {mode}: {check.__doc__}"
-    try:
-        scene = Scene(kind, MODES[mode])
-        check(scene)
-        scene.close()
-    except Exception:  # noqa: BLE001 — a failed check must not hide the others
-        print(f"FAIL {name}\n{traceback.format_exc()}", flush=True)
-        return False
-    print(f"ok   {name}", flush=True)
-    return True
-
-
-def main():
-    results = [passes(kind, mode, check) for kind in (Sync, Asyncio) for mode in MODES for check in CHECKS]
-    failed = results.count(False)
-    print(f"{len(results) - failed} passed, {failed} failed", flush=True)
-    # Client threads of a failed check may still be waiting.
-    os._exit(1 if failed or not results else 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_all(f"python-socketio {VERSION} ", Scene, {"sync": Sync, "asyncio": Asyncio}, CHECKS)

@@ -1,23 +1,18 @@
-"""python-socketio 5, unchanged, sync and asyncio, against a running service: CHAT_URL names it.
-
-One line per check; exit code 1 when one fails; the last line counts them.
-"""
+"""python-socketio 5, unchanged, sync and asyncio, against a running service: CHAT_URL names it."""
 
 import asyncio
 import os
 import queue
 import secrets
-import sys
 import threading
-import traceback
 from urllib.parse import quote
 
 import requests
 import socketio
 
+from python_checks import PATIENCE, run_all, same
+
 CHAT_URL = os.environ.get("CHAT_URL", "http://127.0.0.1:3001").rstrip("/")
-PATIENCE = 20  # seconds
-MODES = {"polling": ["polling"], "websocket": ["websocket"], "upgrade": ["polling", "websocket"]}
 TEXT = "héllo 👩‍👩‍👧 \u2028 \x00 \x1e \u202bשלום\u202c"
 BURST = 100  # more than the 16 packets that a python client takes in one polling payload
 
@@ -35,10 +30,6 @@ def history(conversation, **query):
     answer = requests.get(url, params=query, timeout=PATIENCE)
     assert answer.status_code == 200, answer.status_code
     return answer.json()
-
-
-def same(actual, expected, what):
-    assert actual == expected, f"{what}: {actual!r} is not {expected!r}"
 
 
 EVENTS = ["newMessage", "messageSent", "messageError", "typing", "stopTyping", "connect_error"]
@@ -204,26 +195,5 @@ def spam(s):
 CHECKS = [transport_in_use, both_ways, typing, refusal, resend, burst, spam]
 
 
-def passes(kind, mode, check):
-    name = f"{kind.__name__.lower().replace('loop', 'asyncio')} {mode}: {check.__doc__}"
-    try:
-        scene = Scene(kind, MODES[mode])
-        check(scene)
-        scene.close()
-    except Exception:  # noqa: BLE001 — a failed check must not hide the others
-        print(f"FAIL {name}\n{traceback.format_exc()}", flush=True)
-        return False
-    print(f"ok   {name}", flush=True)
-    return True
-
-
-def main():
-    results = [passes(kind, mode, check) for kind in (Sync, Loop) for mode in MODES for check in CHECKS]
-    failed = results.count(False)
-    print(f"{len(results) - failed} passed, {failed} failed", flush=True)
-    # Client threads of a failed check may still be waiting.
-    os._exit(1 if failed or not results else 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_all("", Scene, {"sync": Sync, "asyncio": Loop}, CHECKS)
