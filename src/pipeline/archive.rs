@@ -166,7 +166,7 @@ fn last_of_each_partition(entries: &[Entry]) -> Vec<Position> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
@@ -178,7 +178,8 @@ mod tests {
     use crate::store::{PageQuery, StoreError};
     use crate::topic::dead_letters::LetterPlace;
     use crate::topic::memory::Memory;
-    use crate::topic::{Bounds, Outcome, Record, Start, Topic};
+    use crate::topic::reluctant::Reluctant;
+    use crate::topic::{Record, Start, Topic};
 
     /// Takes what does not say `poison`, and remembers the offsets.
     #[derive(Default)]
@@ -224,41 +225,6 @@ mod tests {
         }
     }
 
-    /// A topic that takes nothing while it is away.
-    struct Letters {
-        topic: Memory,
-        is_away: AtomicBool,
-    }
-
-    impl Topic for Letters {
-        fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
-            if self.is_away.load(Relaxed) {
-                let away = |_| Outcome::NotAppended(TopicError::Unavailable("away".into()));
-                return Box::pin(async move { batch.into_iter().map(away).collect() });
-            }
-            self.topic.append(batch)
-        }
-
-        fn subscribe(
-            &self,
-            start: Start,
-        ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TopicError>> {
-            self.topic.subscribe(start)
-        }
-
-        fn bounds(&self, group: &'static str) -> BoxFuture<'_, Result<Vec<Bounds>, TopicError>> {
-            self.topic.bounds(group)
-        }
-
-        fn ends(&self, within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
-            self.topic.ends(within)
-        }
-
-        fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
-            self.topic.close()
-        }
-    }
-
     fn record(text: &str) -> Record {
         let value = match text {
             "" => "no message".to_owned(),
@@ -286,9 +252,10 @@ mod tests {
             recent_ids_max: 10,
         };
         let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
-        let letters = Arc::new(Letters {
+        let letters = Arc::new(Reluctant {
             topic: Memory::new(100),
-            is_away: AtomicBool::new(true),
+            refusals: AtomicUsize::new(usize::MAX),
+            bytes_max: usize::MAX,
         });
         let place = LetterPlace::Topic("t.dlq".to_owned(), letters.clone());
         let archive = Archive {
@@ -307,7 +274,7 @@ mod tests {
                 tokio::time::sleep(RETRY.0).await;
             }
             assert_eq!(log.bounds(GROUP).await.unwrap()[0].committed, 0);
-            letters.is_away.store(false, Relaxed);
+            letters.refusals.store(0, Relaxed);
             log.append(vec![record("3")]).await;
             log.close().await.unwrap();
         };

@@ -6,6 +6,8 @@ pub mod dead_letters;
 pub mod journal;
 pub mod kafka;
 pub mod memory;
+#[cfg(test)]
+pub mod reluctant;
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -158,62 +158,14 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::AtomicUsize;
 
     use bytes::Bytes;
-    use futures_util::future::BoxFuture;
 
     use super::*;
     use crate::topic::memory::Memory;
-    use crate::topic::{Bounds, Entry, Position, Record, Start, Subscription};
-
-    /// A topic that takes no record of more than `bytes_max`, and nothing at all the first `refusals` times.
-    struct Picky {
-        topic: Memory,
-        refusals: AtomicUsize,
-        bytes_max: usize,
-    }
-
-    impl Topic for Picky {
-        fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
-            let away = || TopicError::Unavailable("away".into());
-            let refuses = self
-                .refusals
-                .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
-            Box::pin(async move {
-                let mut outcomes = Vec::new();
-                for record in batch {
-                    outcomes.push(match record.value.len() {
-                        _ if refuses.is_ok() => Outcome::Unknown(away()),
-                        large if large > self.bytes_max => {
-                            Outcome::NotAppended(TopicError::TooLarge)
-                        }
-                        _ => self.topic.append(vec![record]).await.remove(0),
-                    });
-                }
-                outcomes
-            })
-        }
-
-        fn subscribe(
-            &self,
-            start: Start,
-        ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TopicError>> {
-            self.topic.subscribe(start)
-        }
-
-        fn bounds(&self, group: &'static str) -> BoxFuture<'_, Result<Vec<Bounds>, TopicError>> {
-            self.topic.bounds(group)
-        }
-
-        fn ends(&self, within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
-            self.topic.ends(within)
-        }
-
-        fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
-            self.topic.close()
-        }
-    }
+    use crate::topic::reluctant::Reluctant;
+    use crate::topic::{Entry, Position, Record, Start};
 
     fn letter(value: &'static [u8]) -> Letter {
         let entry = Entry {
@@ -233,18 +185,18 @@ mod tests {
 
     #[tokio::test]
     async fn letters_are_written_as_often_as_it_takes_and_each_once() {
-        let picky = Arc::new(Picky {
+        let reluctant = Arc::new(Reluctant {
             topic: Memory::new(10),
             refusals: AtomicUsize::new(1),
             bytes_max: 40_000,
         });
         let metrics = Arc::new(Metrics::new(&[]));
-        let place = LetterPlace::Topic("t.dlq".to_owned(), picky.clone());
+        let place = LetterPlace::Topic("t.dlq".to_owned(), reluctant.clone());
         let dead = DeadLetters::new("t", place, metrics.clone());
         dead.keep(vec![letter(b"small"), letter(&[b'x'; 100_000])])
             .await;
         let mut kept = Vec::new();
-        let mut reader = picky.subscribe(Start::Group("operator")).await.unwrap();
+        let mut reader = reluctant.subscribe(Start::Group("operator")).await.unwrap();
         reader.poll(&mut kept, 10).await.unwrap();
         let values: Vec<_> = kept.iter().map(|entry| entry.record.value.len()).collect();
         assert_eq!(
