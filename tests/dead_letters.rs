@@ -8,15 +8,13 @@
 
 mod support;
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use chat_svc::store::mongo::DATABASE;
 use support::client::Client;
 use support::records::{Kafka, skipped};
 use support::server::Server;
-use support::{DEADLINE, history, http, within_for};
+use support::{DEADLINE, history, http, metrics};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn poison_in_the_log_is_put_aside_once_while_foreign_and_own_messages_are_shown_and_stored() {
@@ -92,7 +90,9 @@ async fn while_dead_letters_cannot_be_written_nothing_is_committed_and_messages_
     let server = Server::start_with(kafka.hasty_settings()).await;
     kafka.delete(&letters).await;
     kafka.send(&chat, &["no message"]);
-    printed(&server, "dead letters cannot be written").await;
+    server
+        .prints("dead letters cannot be written", 6 * DEADLINE)
+        .await;
     let message = say(&server, "hello").await;
     assert_eq!(
         history::whole(server.address, "ann:bob").await,
@@ -147,16 +147,7 @@ async fn without_kafka_what_the_store_refuses_is_put_aside_in_a_file() {
     let mut server = Server::start_with(store.settings()).await;
     let [first, poison, last] = three(&server).await;
     let file = server.data_dir().join("dead-letters.jsonl");
-    let stored = async {
-        while !http::get(server.admin, "/metrics")
-            .await
-            .text()
-            .contains("chat_archive_lag_records 0")
-        {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within_for(DEADLINE, "the archive to come to the end", stored).await;
+    metrics::becomes(server.admin, "chat_archive_lag_records", |lag| lag == 0.0).await;
     if history::whole(server.address, "ann:bob").await.len() == 3 {
         return skipped_nul();
     }
@@ -288,13 +279,4 @@ impl Drop for Mongo {
 /// The server is one that takes a NUL, so nothing it refuses is at hand.
 fn skipped_nul() {
     eprintln!("skipped: this MongoDB server takes NUL in text");
-}
-
-async fn printed(server: &Server, words: &str) {
-    let told = async {
-        while !server.output().contains(words) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within_for(6 * DEADLINE, words, told).await;
 }

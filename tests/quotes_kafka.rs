@@ -9,8 +9,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use support::client::Client;
@@ -57,7 +55,9 @@ async fn an_event_read_again_after_a_crash_between_append_and_commit_is_still_on
     kafka.delete(&letters).await;
     kafka.send(&quotes, &[&accepted("q1"), "{"]);
     let first = appears(&server, "c:p").await;
-    retries(&server).await;
+    server
+        .prints("dead letters cannot be written", 6 * DEADLINE)
+        .await;
     assert_eq!(kafka.committed("quotes", &quotes), 0);
     server.kill9().await;
     kafka.send(&quotes, &[&accepted("q1")]);
@@ -188,18 +188,7 @@ async fn appears(server: &Server, conversation: &str) -> Value {
             if let Some(message) = page.pop() {
                 return message;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     within_for(3 * DEADLINE, "a quote's message", there).await
-}
-
-/// Waits until dead letters could not be written.
-async fn retries(server: &Server) {
-    let tried = async {
-        while !server.output().contains("dead letters cannot be written") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within_for(6 * DEADLINE, "dead letters to be refused", tried).await;
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use support::client::Client;
 use support::server::Server;
-use support::{history, http};
+use support::{DEADLINE, history, http};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_chat-svc");
 
@@ -286,12 +286,7 @@ async fn a_damaged_journal_is_refused_and_not_touched() {
 
 /// What it printed, once the last line of its banner is there.
 async fn banner(server: &Server) -> String {
-    let limits_line = async {
-        while !server.output().contains("  limits ") {
-            tokio::task::yield_now().await;
-        }
-    };
-    support::within("the last line of the banner", limits_line).await;
+    server.prints("  limits ", DEADLINE).await;
     server.output()
 }
 

@@ -122,6 +122,14 @@ impl Server {
         self.process.output()
     }
 
+    /// Waits until it has printed these words.
+    pub async fn prints(&self, words: &str, deadline: Duration) {
+        let mut lines = self.process.lines.clone();
+        let printed = lines.wait_for(|lines| lines.iter().any(|line| line.contains(words)));
+        let printed = within_for(deadline, words, printed).await.map(drop);
+        printed.unwrap_or_else(|_| panic!("the server ended without printing {words:?}"));
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.folder.root().join("data")
     }

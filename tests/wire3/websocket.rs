@@ -10,12 +10,7 @@ async fn a_binary_message_has_the_number_of_its_type_in_front() {
     let echo = Echo::start(&[]);
     let (mut socket, _) = opened(echo.address, BARE).await;
     for message in [&[4][..], &[4, 0, 255], &[4; 200], &[4; 70_000]] {
-        send(&mut socket, message).await;
-        let back = socket.frame().await.unwrap();
-        assert_eq!(
-            (back.opcode, &back.payload[..]),
-            (websocket::BINARY, message)
-        );
+        comes_back(&mut socket, message).await;
     }
 }
 
@@ -24,12 +19,7 @@ async fn revision_4_has_no_type_in_front() {
     let echo = Echo::start(&[]);
     let (mut socket, _) = opened(echo.address, "/engine.io/?EIO=4&b64=1").await;
     for message in [&[][..], &[4], &[0, 255]] {
-        send(&mut socket, message).await;
-        let back = socket.frame().await.unwrap();
-        assert_eq!(
-            (back.opcode, &back.payload[..]),
-            (websocket::BINARY, message)
-        );
+        comes_back(&mut socket, message).await;
     }
 }
 
@@ -102,4 +92,13 @@ async fn noops_and_answers_to_no_ping_are_survived() {
 async fn send(socket: &mut WebSocket, message: &[u8]) {
     let frame = Frame::new(websocket::BINARY, message.to_vec());
     socket.send(&frame).await.unwrap();
+}
+
+async fn comes_back(socket: &mut WebSocket, message: &[u8]) {
+    send(socket, message).await;
+    let back = socket.frame().await.unwrap();
+    assert_eq!(
+        (back.opcode, &back.payload[..]),
+        (websocket::BINARY, message)
+    );
 }
