@@ -45,12 +45,19 @@ pub fn read_all(folder: &str) -> BTreeMap<String, Source> {
     let mut sources = BTreeMap::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     collect(root, &root.join(folder), &mut sources);
-    for path in test_files(&sources) {
-        if let Some(source) = sources.get_mut(&path) {
-            source.lines.iter_mut().for_each(|line| line.test = true);
+    // Such a file may declare further ones.
+    loop {
+        let mut more = false;
+        for path in test_files(&sources) {
+            if let Some(source) = sources.get_mut(&path).filter(|file| !file.is_test()) {
+                source.lines.iter_mut().for_each(|line| line.test = true);
+                more = true;
+            }
+        }
+        if !more {
+            return sources;
         }
     }
-    sources
 }
 
 fn collect(root: &Path, folder: &Path, sources: &mut BTreeMap<String, Source>) {
@@ -104,6 +111,11 @@ impl Source {
         };
         source.mark_tests();
         source
+    }
+
+    /// Whether it holds nothing but tests.
+    pub fn is_test(&self) -> bool {
+        self.lines.iter().all(|line| line.test)
     }
 
     /// Lines outside tests, with their numbers.
