@@ -310,7 +310,9 @@ async fn echo(mut stream: TcpStream, read_ahead: Bytes) -> std::io::Result<()> {
                 Ok(Step::Incomplete { .. }) => break None,
                 Ok(Step::Done { consumed: n, event }) => {
                     match event {
-                        Some(Received::Text(text)) => write_frame(&mut output, Opcode::Text, text),
+                        Some(Received::Text(text)) => {
+                            write_frame(&mut output, Opcode::Text, text.as_bytes())
+                        }
                         Some(Received::Binary(data)) => {
                             write_frame(&mut output, Opcode::Binary, data);
                         }

@@ -44,7 +44,7 @@ fn ours(mut input: Vec<u8>) -> Read {
                 at += consumed;
                 match event {
                     None => {}
-                    Some(Event::Text(text)) => seen.push(Seen::Text(text.to_vec())),
+                    Some(Event::Text(text)) => seen.push(Seen::Text(text.into())),
                     Some(Event::Binary(data)) => seen.push(Seen::Binary(data.to_vec())),
                     Some(Event::Ping(data)) => seen.push(Seen::Ping(data.to_vec())),
                     Some(Event::Pong) => seen.push(Seen::Pong),

@@ -394,7 +394,7 @@ impl Socket {
                 Ok(Step::Done { consumed, event }) => {
                     start += consumed;
                     match event {
-                        Some(Event::Text(text)) => received.push(Received::Text(text.to_vec())),
+                        Some(Event::Text(text)) => received.push(Received::Text(text.into())),
                         Some(Event::Binary(bytes)) => {
                             received.push(Received::Binary(bytes.to_vec()));
                         }

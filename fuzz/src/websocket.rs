@@ -98,7 +98,7 @@ fn drain(
 impl From<Event<'_>> for Seen {
     fn from(event: Event<'_>) -> Self {
         match event {
-            Event::Text(text) => Self::Text(text.to_vec()),
+            Event::Text(text) => Self::Text(text.into()),
             Event::Binary(bytes) => Self::Binary(bytes.to_vec()),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
             Event::Pong => Self::Pong,

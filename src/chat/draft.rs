@@ -188,7 +188,15 @@ impl<'a> Draft<'a> {
             self.client_message_id.as_deref(),
         );
         out.extend_from_slice(LOG_ENDING);
-        Sealed::new(id, kind, out, &[&self.receiver], &self.conversation)
+        let may_be_resent = self.client_message_id.is_some();
+        Sealed::new(
+            id,
+            kind,
+            may_be_resent,
+            out,
+            &[&self.receiver],
+            &self.conversation,
+        )
     }
 }
 

@@ -42,6 +42,7 @@ impl Sealed {
     pub fn new(
         id: MessageId,
         kind: &'static str,
+        may_be_resent: bool,
         mut json: Vec<u8>,
         recipients: &[&str],
         conversation: &ConversationId,
@@ -58,7 +59,7 @@ impl Sealed {
         Self {
             id,
             kind,
-            may_be_resent: may_be_resent(&all[..value]),
+            may_be_resent,
             value: all.slice(..value),
             recipients: all.slice(value..recipients),
             id_hex: all.slice(BEGINNING.len()..BEGINNING.len() + 24),

@@ -1,6 +1,7 @@
 //! Who is in which room: one room a user, held by all sockets of that user, on any number of threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use dashmap::DashMap;
 use smallvec::SmallVec;
@@ -12,6 +13,8 @@ use crate::hub::session::Session;
 #[derive(Default)]
 pub struct Rooms {
     members: DashMap<UserId, Members>,
+    /// Rooms with a member: the map would have to lock every shard to count them.
+    count: AtomicUsize,
 }
 
 type Members = SmallVec<[Arc<Session>; 1]>;
@@ -36,10 +39,12 @@ impl Rooms {
         if rooms.len() >= rooms_max {
             return Err(TooManyRooms);
         }
-        self.members
-            .entry(room.clone())
-            .or_default()
-            .push(session.clone());
+        let mut members = self.members.entry(room.clone()).or_default();
+        if members.is_empty() {
+            self.count.fetch_add(1, Relaxed);
+        }
+        members.push(session.clone());
+        drop(members);
         rooms.push(room);
         Ok(true)
     }
@@ -48,10 +53,13 @@ impl Rooms {
     pub fn leave_all(&self, session: &Arc<Session>) -> Vec<UserId> {
         let rooms = std::mem::take(&mut *session.rooms.lock());
         for room in &rooms {
-            self.members.remove_if_mut(room, |_, members| {
+            let emptied = self.members.remove_if_mut(room, |_, members| {
                 members.retain(|member| !Arc::ptr_eq(member, session));
                 members.is_empty()
             });
+            if emptied.is_some() {
+                self.count.fetch_sub(1, Relaxed);
+            }
         }
         rooms
     }
@@ -79,10 +87,10 @@ impl Rooms {
 
     /// Rooms with a member.
     pub fn len(&self) -> usize {
-        self.members.len()
+        self.count.load(Relaxed)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.len() == 0
     }
 }

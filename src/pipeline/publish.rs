@@ -264,9 +264,12 @@ impl Publisher {
 
     /// Refuses those that waited too long; the rest is still to be appended.
     fn refuse_late(&self, batch: Vec<Submission>) -> Vec<Submission> {
-        let (late, rest): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .partition(|one| one.submitted.elapsed() > self.limits.wait_max);
+        let now = Instant::now();
+        let is_late = |one: &Submission| now.duration_since(one.submitted) > self.limits.wait_max;
+        if !batch.iter().any(is_late) {
+            return batch;
+        }
+        let (late, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_late);
         for submission in late {
             self.answer(submission.receipts, Err(Rejection::Unavailable), false);
         }

@@ -413,7 +413,6 @@ impl Wire {
     fn handle(&mut self, event: Event<'_>) -> Result<(), End> {
         match event {
             Event::Text(packet) => {
-                let packet = str::from_utf8(packet).map_err(|_| CloseReason::ParseError)?;
                 if self.is_probe {
                     return self.probe_packet(packet);
                 }
