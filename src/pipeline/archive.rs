@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
 use crate::chat::message::Message;
-use crate::drain::Drain;
+use crate::drain::{Drain, Stage};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::store::{Inserted, Store};
@@ -52,17 +52,16 @@ impl Archive {
         let mut due: Option<Instant> = None;
         loop {
             entries.clear();
-            if due.is_some_and(|due| due <= Instant::now()) {
+            let is_due = |due| due <= Instant::now() || !self.drain.is_running();
+            if due.is_some_and(is_due) {
                 due = None;
                 self.commit().await;
             }
-            let poll = self.subscription.poll(&mut entries, self.batch_max);
-            let polled = match due {
-                None => poll.await,
-                Some(due) => match timeout_at(due.into(), poll).await {
-                    Ok(polled) => polled,
-                    Err(_) => continue,
-                },
+            let drain = self.drain.clone();
+            let polled = tokio::select! {
+                biased;
+                polled = self.subscription.poll(&mut entries, self.batch_max) => polled,
+                () = until(due, &drain), if due.is_some() => continue,
             };
             match polled {
                 Ok(()) => {
@@ -71,7 +70,9 @@ impl Archive {
                     due.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
                 }
                 Err(TopicError::Closed) => {
-                    self.commit().await;
+                    if due.is_some() {
+                        self.commit().await;
+                    }
                     return Ok(());
                 }
                 Err(error @ TopicError::Failed(_)) => return Err(error),
@@ -132,6 +133,14 @@ impl Archive {
             });
         }
         self.metrics.archive_lag.set(self.history.lag());
+    }
+}
+
+/// Waits until it is time to commit, or the stop begins: a log that is closed may take no commit.
+async fn until(due: Option<Instant>, drain: &Drain) {
+    tokio::select! {
+        () = sleep_until(due.unwrap_or_else(Instant::now).into()) => {}
+        () = drain.reached(Stage::Refusing) => {}
     }
 }
 
