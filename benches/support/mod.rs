@@ -1,7 +1,5 @@
 //! A chat message on its way, and the service around it: all its parts but the sockets of the system.
 
-#![allow(dead_code, reason = "each bench uses a part of it")]
-
 use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,20 +39,10 @@ pub const RECEIVER: &str = "user-4712";
 
 /// The packet of a `chatMessage` of some 250 bytes, as official clients write it.
 pub fn chat_message(text_bytes: usize) -> String {
-    chat_message_with(text_bytes, "")
-}
-
-/// As [`chat_message`], with a name under which it may be sent again.
-pub fn named_chat_message(text_bytes: usize, client_message_id: &str) -> String {
-    let field = format!(r#","client_message_id":"{client_message_id}""#);
-    chat_message_with(text_bytes, &field)
-}
-
-fn chat_message_with(text_bytes: usize, field: &str) -> String {
     let text = "grüße ".repeat(text_bytes / 8);
     let ids =
         format!(r#""conversation_id":"c-4711","sender_id":"user-0815","receiver_id":"{RECEIVER}""#);
-    format!(r#"42["chatMessage",{{{ids},"text_content":"{text}"{field}}}]"#)
+    format!(r#"42["chatMessage",{{{ids},"text_content":"{text}"}}]"#)
 }
 
 /// The packet as a client's frame, masked.
