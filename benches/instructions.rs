@@ -1,4 +1,4 @@
-//! Instructions and allocations of the hot path, counted by valgrind: the same on every run, so `scripts/gates` holds them.
+//! Instructions and allocations of the hot path, counted by valgrind: the same on every run, so they can be held.
 //!
 //! Each function is measured once, after its set-up, which is not counted; `message_path` is all of them together.
 
