@@ -2,6 +2,7 @@
 //!
 //! Each function is measured once, after its set-up, which is not counted; `message_path` is all of them together.
 
+#[path = "support/hot_path.rs"]
 mod support;
 
 use std::hint::black_box;
