@@ -14,6 +14,7 @@ mod options;
 mod pacer;
 mod process;
 mod report;
+mod script;
 mod stamp;
 mod traffic;
 mod wire;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             Mode::Chat | Mode::Typing => traffic::run(&options).await,
             Mode::Idle => idle::run(&options).await,
             Mode::Connect => connect::run(&options).await,
+            Mode::Steps | Mode::Burst => script::run(&options).await,
         }
     });
     match report {

@@ -27,6 +27,9 @@ pub struct Options {
     /// due. Typing has no acknowledgements, so it needs a rate (10,000 unless given).
     #[arg(long)]
     pub rate: Option<u64>,
+    /// Messages of a script (modes steps and burst).
+    #[arg(long, default_value_t = 1000)]
+    pub messages: u64,
     /// Time measured.
     #[arg(long, default_value_t = 10.0)]
     pub seconds: f64,
@@ -60,6 +63,10 @@ pub enum Mode {
     Idle,
     /// Connections opened and closed again and again.
     Connect,
+    /// Script: one client writes to another, the next message when the last one has been acknowledged and delivered.
+    Steps,
+    /// Script: one client writes to another, all messages at once.
+    Burst,
 }
 
 impl Options {
@@ -75,7 +82,7 @@ impl Options {
     pub fn open_rate(&self) -> Option<u64> {
         match self.mode {
             Mode::Typing => Some(self.rate.unwrap_or(10_000)),
-            Mode::Chat | Mode::Idle | Mode::Connect => self.rate,
+            Mode::Chat | Mode::Idle | Mode::Connect | Mode::Steps | Mode::Burst => self.rate,
         }
     }
 }

@@ -1,0 +1,236 @@
+//! Instructions and allocations of the hot path, counted by valgrind: the same on every run, so they can be held.
+//!
+//! Each function is measured once, after its set-up, which is not counted; `message_path` is all of them together.
+
+#[path = "support/hot_path.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use chat_svc::chat::draft::Draft;
+use chat_svc::chat::id::{ConversationId, MessageId, Seq};
+use chat_svc::chat::message::{Message, Sealed};
+use chat_svc::hub::outbox::Outbox;
+use chat_svc::protocol::engineio::{self, Polled, Revision};
+use chat_svc::protocol::frame::Frame;
+use chat_svc::protocol::incoming::{Incoming, incoming};
+use chat_svc::protocol::{event, socketio};
+use chat_svc::topic::memory::Memory;
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use support::{RECEIVER, RECEIVERS, Service, chat_message, client_frame, unframe};
+
+library_benchmark_group!(
+    name = hot,
+    benchmarks = [
+        websocket_decode,
+        packet_to_event,
+        event_to_draft,
+        draft_to_sealed,
+        encode_new_message,
+        encode_message_sent,
+        polling_read_16,
+        polling_write_16,
+        outbox_push_take,
+        broadcast_to_2,
+        message_to_lane,
+        lane_to_outboxes,
+        message_path,
+        messages_path_16,
+    ]
+);
+main!(library_benchmark_groups = hot);
+
+// === Codec ===
+
+#[library_benchmark(setup = frame)]
+fn websocket_decode(mut frame: Vec<u8>) -> usize {
+    black_box(unframe(&mut frame)).len()
+}
+
+#[library_benchmark(setup = packet)]
+fn packet_to_event(packet: String) -> usize {
+    let Ok(Incoming::Message(message)) = incoming(black_box(&packet), Revision::V4) else {
+        return 0;
+    };
+    let packet = socketio::parse(message).expect("a packet");
+    let event = socketio::event(packet.data.expect("data")).expect("an event");
+    black_box(event).args.len()
+}
+
+#[library_benchmark(setup = arguments)]
+fn event_to_draft(json: String) -> bool {
+    black_box(Draft::parse(black_box(&json))).is_ok()
+}
+
+#[library_benchmark(setup = draft)]
+fn draft_to_sealed(draft: Draft<'static>) -> Sealed {
+    black_box(&draft).seal(MessageId([7; 12]), 1_790_000_000_000)
+}
+
+#[library_benchmark(setup = message)]
+fn encode_new_message(message: Message) -> Frame {
+    event::new_message(black_box(&message))
+}
+
+#[library_benchmark(setup = message)]
+fn encode_message_sent(message: Message) -> Frame {
+    event::message_sent(black_box(&message))
+}
+
+#[library_benchmark(setup = payload_of_16)]
+fn polling_read_16(mut payload: Vec<u8>) -> usize {
+    let packets = engineio::packets(black_box(&mut payload));
+    packets
+        .filter(|packet| matches!(packet, Ok(Polled::Text(_))))
+        .count()
+}
+
+#[library_benchmark(setup = frames_16)]
+fn polling_write_16(frames: Vec<Frame>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8192);
+    engineio::write_payload(&mut out, black_box(&frames));
+    out
+}
+
+// === Hub ===
+
+#[library_benchmark(setup = outbox)]
+fn outbox_push_take(ready: (Outbox, Frame)) -> usize {
+    let (outbox, frame) = ready;
+    let pushed = outbox.push(black_box(&frame).clone());
+    let mut bytes = 0;
+    let cx = &mut Context::from_waker(Waker::noop());
+    let taken = outbox.poll_take(cx, |frame| {
+        bytes += frame.len();
+        true
+    });
+    usize::from(pushed.is_ok() && taken.is_ready()) * bytes
+}
+
+#[library_benchmark(setup = service)]
+fn broadcast_to_2(ready: Ready) -> Ready {
+    let frame = &ready.frame;
+    ready.service.hub.broadcast(&[RECEIVER], || frame.clone());
+    ready
+}
+
+// === The whole path ===
+
+#[library_benchmark(setup = service)]
+fn message_to_lane(mut ready: Ready) -> Ready {
+    ready.service.submit(unframe(&mut ready.frames[0]));
+    ready
+}
+
+#[library_benchmark(setup = service_with_one)]
+fn lane_to_outboxes(mut ready: Ready) -> Ready {
+    ready.service.deliver(1, &mut ready.out);
+    ready
+}
+
+#[library_benchmark(setup = service)]
+fn message_path(mut ready: Ready) -> Ready {
+    ready.service.submit(unframe(&mut ready.frames[0]));
+    ready.service.deliver(1, &mut ready.out);
+    ready
+}
+
+#[library_benchmark(setup = service)]
+fn messages_path_16(mut ready: Ready) -> Ready {
+    for frame in &mut ready.frames {
+        ready.service.submit(unframe(frame));
+    }
+    ready.service.deliver(16, &mut ready.out);
+    ready
+}
+
+// === Set-up ===
+
+fn packet() -> String {
+    chat_message(120)
+}
+
+fn frame() -> Vec<u8> {
+    client_frame(&packet())
+}
+
+fn arguments() -> String {
+    let packet = packet();
+    let event = socketio::parse(&packet[1..])
+        .and_then(|packet| socketio::event(packet.data.unwrap_or_default()));
+    event.expect("an event").args[0].to_owned()
+}
+
+fn draft() -> Draft<'static> {
+    // What a set-up returns owns its memory: this ends with the process.
+    Draft::parse(arguments().leak()).expect("a draft")
+}
+
+fn message() -> Message {
+    let message = draft()
+        .seal(MessageId([7; 12]), 1_790_000_000_000)
+        .at(Seq(4711));
+    let conversation = ConversationId::new(Bytes::from_static(b"c-4711"));
+    assert_eq!(Some(&message.conversation), conversation.as_ref());
+    message
+}
+
+fn payload_of_16() -> Vec<u8> {
+    vec![packet(); 16].join("\u{1e}").into_bytes()
+}
+
+fn frames_16() -> Vec<Frame> {
+    vec![event::new_message(&message()); 16]
+}
+
+/// An outbox in use: its queue has had its memory.
+fn outbox() -> (Outbox, Frame) {
+    let (outbox, frame) = (Outbox::new(1 << 20), event::new_message(&message()));
+    let _warm = outbox_push_take_once(&outbox, &frame);
+    (outbox, frame)
+}
+
+fn outbox_push_take_once(outbox: &Outbox, frame: &Frame) -> bool {
+    let cx = &mut Context::from_waker(Waker::noop());
+    outbox.push(frame.clone()).is_ok() && outbox.poll_take(cx, |_| true).is_ready()
+}
+
+/// A service that has carried messages, and more for it.
+struct Ready {
+    service: Service,
+    frame: Frame,
+    frames: Vec<Vec<u8>>,
+    out: Vec<u8>,
+    _folder: tempfile::TempDir,
+}
+
+fn service() -> Ready {
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(Arc::new(Memory::new(10_000)), folder.path());
+    let mut out = Vec::with_capacity(1 << 20);
+    // One by one and together, so that queues and tables have the room that they will need.
+    for together in [1, 1, 1, 32, 1] {
+        for _ in 0..together {
+            service.submit(unframe(&mut frame()));
+        }
+        service.deliver(together, &mut out);
+    }
+    assert!(out.len() > 36 * (1 + RECEIVERS) * 200);
+    out.clear();
+    Ready {
+        service,
+        frame: event::new_message(&message()),
+        frames: vec![frame(); 16],
+        out,
+        _folder: folder,
+    }
+}
+
+fn service_with_one() -> Ready {
+    let mut ready = service();
+    ready.service.submit(unframe(&mut ready.frames[0]));
+    ready
+}
