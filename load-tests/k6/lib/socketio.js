@@ -104,9 +104,15 @@ export class Client {
 
 /** `promise`, or an error when it takes longer. */
 export function within(ms, what, promise) {
+  const deadline = Date.now() + ms;
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} took more than ${ms} ms`)), ms);
+    // k6 1.1 fires a timer early when one before it was cleared.
+    const expire = () => (Date.now() < deadline ? arm() : reject(new Error(`${what} took more than ${ms} ms`)));
+    const arm = () => {
+      timer = setTimeout(expire, deadline - Date.now());
+    };
+    arm();
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
