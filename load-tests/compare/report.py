@@ -1,15 +1,13 @@
 """The table and the plots of measurements made by `run`."""
 
-import statistics
-
 from plots import bars, ranges
 
 NAMES = {"chat-svc": "chat-svc", "node": "Node"}
 FAULTS = ("lost", "doubled", "reordered", "unacknowledged", "cut")
 
 
-def write(runs, folder):
-    """Writes DATE-compare.md and its plots into `folder`; their paths."""
+def write(runs, folder, notes):
+    """Writes DATE-compare.md, with notes, and its plots into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     by = {(run["on"], run["load"], run["server"]): run for run in runs}
     date = max(run["date"] for run in runs)
@@ -19,7 +17,7 @@ def write(runs, folder):
         paths.append(folder / f"{date}-compare-{name}.svg")
         paths[-1].write_text(svg)
     paths.insert(0, folder / f"{date}-compare.md")
-    paths[0].write_text(page(by, date, list(plots)))
+    paths[0].write_text(page(by, date, list(plots), notes))
     return paths
 
 
@@ -75,17 +73,21 @@ def title(on, load):
 # === Page ===
 
 
-def page(by, date, plots):
+def page(by, date, plots, notes):
     some = max(by.values(), key=lambda run: run["date"])
     versions = some["versions"]
+    loads = [run["load_average_before"] for run in by.values()]
+    seconds = max(run["report"]["seconds"] for run in by.values())
     lines = [
         f"# {date}: chat-svc beside a plain Node service",
         "",
-        f"Machine: {some['machine']}. One run of each, {date}, by `load-tests/compare/run`; servers and driver on one machine, the server pinned to core 0, "
-        f"the driver (`load-tests/driver`) to core 1, brokers and database on both. Node {versions['node']}, socket.io {versions['socket.io']}, kafkajs "
-        f"{versions['kafkajs']}, mongoose {versions['mongoose']} (`load-tests/compare/node`). Text of {some.get('text_bytes', 120)} bytes. CPU time is that of the "
-        "server's process, from before the first connection until the last message is stored. Load average before the runs: "
-        f"{statistics.median(run['load_average_before'] for run in by.values()):.1f} (median).",
+        f"Machine: {some['machine']}. One run of each, by `load-tests/compare/run`: {seconds:.0f} s measured, text of {some.get('text_bytes', 120)} bytes. "
+        "Servers and driver on one machine, the server pinned to core 0, the driver (`load-tests/driver`) to core 1, brokers and database on both.",
+        f"Node {versions['node']}, socket.io {versions['socket.io']}, kafkajs {versions['kafkajs']}, mongoose {versions['mongoose']} "
+        "(`load-tests/compare/node`). CPU time is that of the server's process, from before the first connection until the last message is stored.",
+        "",
+        f"- Load average before the measurements: {min(loads):.1f} to {max(loads):.1f}.",
+        *(f"- {note}" for note in notes),
         "",
         *(f"![{name}]({date}-compare-{name}.svg)\n" for name in plots),
     ]
