@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         return fail(&sentence);
     }
     raise_descriptor_limit();
+    small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers())
         .thread_name("worker")
@@ -172,6 +173,12 @@ fn start_log(config: &Config) -> Result<(), String> {
         log.with_target(false).init()
     }
     Ok(())
+}
+
+/// What a connection keeps is small and scattered: in huge pages an idle websocket would cost twice the memory.
+fn small_pages() {
+    // A kernel without them has nothing to turn off.
+    let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// One connection needs one descriptor; the usual soft limit of 1,024 is far below what the service carries.

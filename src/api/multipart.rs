@@ -59,6 +59,7 @@ impl Form {
             body,
             header_budget: header_budget.clone(),
             has_paused: false,
+            has_warned: false,
         };
         let parts = multer::Multipart::with_constraints(chunks, boundary, limits);
         Ok(Self {
@@ -166,6 +167,7 @@ struct Chunks {
     body: Body,
     header_budget: Arc<AtomicUsize>,
     has_paused: bool,
+    has_warned: bool,
 }
 
 impl Stream for Chunks {
@@ -178,8 +180,15 @@ impl Stream for Chunks {
             return Poll::Pending;
         }
         if self.header_budget.load(Ordering::Relaxed) == 0 {
-            return Poll::Ready(Some(Err(Box::new(HeaderTooLong))));
+            // Having taken the first chunk the parser asks again before it looks for a header: once that is no fault.
+            if self.has_warned {
+                return Poll::Ready(Some(Err(Box::new(HeaderTooLong))));
+            }
+            self.has_warned = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
+        self.has_warned = false;
         loop {
             let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
             let data = match frame {
@@ -195,6 +204,56 @@ impl Stream for Chunks {
                         .store(budget.saturating_sub(data.len()), Ordering::Relaxed);
                 }
                 return Poll::Ready(Some(Ok(data)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Frame;
+    use http_body_util::{BodyExt, StreamBody};
+
+    /// The lengths of all parts of a form that comes in chunks of so many bytes, the first one of so many.
+    async fn lengths(form: &[u8], first: usize, each: usize) -> Result<Vec<usize>, Error> {
+        let (head, rest) = form.split_at(first.min(form.len()));
+        let chunks: Vec<Result<_, BodyError>> = std::iter::once(head)
+            .chain(rest.chunks(each))
+            .map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk))))
+            .collect();
+        let body = StreamBody::new(futures_util::stream::iter(chunks)).boxed_unsync();
+        let kind = http::HeaderValue::from_static("multipart/form-data; boundary=b");
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
+        let mut form = Form::new(&headers, body, 1 << 20)?;
+        let mut lengths = Vec::new();
+        while let Some(mut part) = form.next().await? {
+            let mut length = 0;
+            while let Some(bytes) = chunk(&mut part).await? {
+                length += bytes.len();
+            }
+            lengths.push(length);
+        }
+        Ok(lengths)
+    }
+
+    #[tokio::test]
+    async fn the_bound_on_headers_does_not_depend_on_how_a_form_is_cut() {
+        let part = |name: &str, header: usize, bytes: usize| {
+            format!(
+                "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\nX: {}\r\n\r\n{}\r\n",
+                "h".repeat(header),
+                "x".repeat(bytes)
+            )
+        };
+        let sound = part("a", 10, 3) + &part("b", 100, 70_000) + &part("c", 10, 3) + "--b--\r\n";
+        let long = part("a", 10, 3) + &part("b", 200_000, 3) + "--b--\r\n";
+        for first in [0, 1, 40, 4096, 16_384, 40_000, 70_150, 100_000] {
+            for each in [40, 16_384, 40_000, 100_000] {
+                let read = lengths(sound.as_bytes(), first, each).await;
+                assert_eq!(read.ok(), Some(vec![3, 70_000, 3]), "{first}, {each}");
+                let refused = lengths(long.as_bytes(), first, each).await;
+                assert!(refused.is_err(), "{first}, {each}");
             }
         }
     }

@@ -145,6 +145,19 @@ async fn a_chunked_form_is_read_as_any_other() {
 }
 
 #[tokio::test]
+async fn uploads_one_after_another_on_one_connection_are_all_taken() {
+    let server = Server::start(&[]).await;
+    let mut connection = Connection::open(server.address).await;
+    let form = file(people(), &[b'x'; 100_000]).finish();
+    let headers = [("Content-Type", Multipart::CONTENT_TYPE)];
+    for _ in 0..20 {
+        connection.send("POST", PATH, &headers, &form).await;
+        connection.response("POST").await.expect_status(201);
+    }
+    settled(&server, 20).await;
+}
+
+#[tokio::test]
 async fn a_file_name_is_kept_without_its_path_and_what_would_hide() {
     let server = Server::start(&[]).await;
     let long = "é".repeat(150);
