@@ -30,7 +30,7 @@ struct Queues {
 /// Deadlines that lie at any time; a session has one of a kind at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Planned {
-    /// The client of revision 3 must have sent a ping.
+    /// The client of revision 3 must have sent something.
     Silence,
     /// The client must have acknowledged what it was asked first.
     Acks,
@@ -93,7 +93,7 @@ impl Heartbeat {
         queues.planned.first() == Some(&(at, sid, what))
     }
 
-    /// How long a client of revision 3 may send no ping.
+    /// How long a client of revision 3 may be silent.
     pub fn silence_max(&self) -> Duration {
         self.ping_interval + self.ping_timeout
     }

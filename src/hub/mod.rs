@@ -455,7 +455,7 @@ impl Hub {
         })
     }
 
-    /// A client that sends the pings itself has sent none for a while, or has it?
+    /// A client that sends the pings itself has sent nothing for a while, or has it?
     fn silence(&self, session: &Arc<Session>, now: Duration) {
         let until = session.last_heard() + self.heartbeat.silence_max();
         if until <= now {

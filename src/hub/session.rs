@@ -33,7 +33,7 @@ pub struct Session {
     pub(super) acks: Mutex<Option<Box<Acks>>>,
     /// Of a session that may be recovered.
     pub(super) proof: Mutex<Option<Box<Proof>>>,
-    /// When the client last took part in the heartbeat, in milliseconds of the hub's clock.
+    /// When the client last showed that it is there, in milliseconds of the hub's clock.
     heard_ms: AtomicU64,
     closed: OnceLock<CloseReason>,
     /// The client's packets are MessagePack.
@@ -101,7 +101,7 @@ impl Session {
         }
     }
 
-    /// Notes a ping, or the answer to one: whichever the client's revision sends.
+    /// Notes the answer to a ping, or anything from a client that is not pinged.
     pub fn heard(&self, now: Duration) {
         self.heard_ms.fetch_max(millis(now), Ordering::Relaxed);
     }
@@ -111,7 +111,7 @@ impl Session {
         self.heard_ms.load(Ordering::Relaxed) >= millis(since)
     }
 
-    /// When the client last took part in the heartbeat.
+    /// When the client last showed that it is there.
     pub(super) fn last_heard(&self) -> Duration {
         Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
     }

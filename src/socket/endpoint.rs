@@ -7,9 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fastwebsockets::upgrade;
 use http::header::{
-    CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SET_COOKIE, UPGRADE,
+    CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    SET_COOKIE, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 
 use crate::drain::Tasks;
 use crate::http::query;
@@ -231,9 +232,13 @@ impl Endpoint {
             return answer::refuse_websocket(HandshakeError::BadRequest);
         }
         let slot = request.extensions_mut().remove::<Slot>();
-        let Ok((response, upgraded)) = upgrade::upgrade(&mut request) else {
+        let Ok((mut response, upgraded)) = upgrade::upgrade(&mut request) else {
             return answer::refuse_websocket(HandshakeError::BadRequest);
         };
+        if let Some(protocol) = first_protocol(request.headers()) {
+            let headers = response.headers_mut();
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
         let supports_binary = !wants_base64(request.uri().query());
         let (session, is_probe) = match asked {
             Asked::New(handshake) => (self.begin_websocket(handshake), false),
@@ -297,6 +302,15 @@ fn has_key(headers: &HeaderMap) -> bool {
             .is_ok_and(|bytes| bytes.len() == WEBSOCKET_KEY_BYTES),
         _ => false,
     }
+}
+
+/// The first subprotocol that the client offers. Packets are the same under any name, but a browser that offers some
+/// fails the connection when none is chosen; the reference server chooses so.
+fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let offered = headers.get(SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    let first = offered.split(',').next()?.trim();
+    let is_token = first.parse::<HeaderName>().is_ok();
+    is_token.then(|| HeaderValue::from_str(first).ok())?
 }
 
 /// Whether a request asks for a websocket, as RFC 6455 section 4.2.1 has it.

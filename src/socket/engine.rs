@@ -6,6 +6,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::protocol::connection::CloseReason;
+use crate::protocol::engineio::Revision;
 use crate::protocol::engineio_v3;
 use crate::protocol::incoming::{Incoming, incoming};
 
@@ -28,6 +29,7 @@ pub struct Engine {
 impl Engine {
     /// Takes a text packet, its type in front. `Err`: the session is to be closed.
     pub fn text(&self, session: &Arc<Session>, packet: &str) -> Result<(), CloseReason> {
+        self.is_alive(session);
         let packet = incoming(packet, session.handshake.revision);
         match packet.map_err(|_| CloseReason::ParseError)? {
             Incoming::Message(text) => return self.messages.text(session, text),
@@ -45,6 +47,14 @@ impl Engine {
 
     /// Takes a binary message. `Err`: the session is to be closed.
     pub fn binary(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason> {
+        self.is_alive(session);
         self.messages.binary(session, message)
+    }
+
+    /// Of a client that sends the pings, any packet shows that it is there. One that is pinged has to answer.
+    fn is_alive(&self, session: &Session) {
+        if session.handshake.revision == Revision::V3 {
+            session.heard(self.hub.now());
+        }
     }
 }

@@ -248,6 +248,44 @@ async fn a_websocket_handshake_is_read_as_the_standard_has_it() {
 }
 
 #[tokio::test]
+async fn a_websocket_is_accepted_with_its_key_the_first_protocol_and_no_extension() {
+    let server = Server::start(&[]).await;
+    for (offered, chosen) in [
+        (None, None),
+        (Some("chat"), Some("chat")),
+        (Some(" chat.v2 ,superchat"), Some("chat.v2")),
+        (Some("a b"), None),
+        (Some(",chat"), None),
+        (Some("\u{e9}"), None),
+    ] {
+        let mut headers = vec![
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            // The standard's own example.
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            (
+                "Sec-WebSocket-Extensions",
+                "permessage-deflate; client_max_window_bits",
+            ),
+        ];
+        headers.extend(offered.map(|offered| ("Sec-WebSocket-Protocol", offered)));
+        let path = format!("{ENGINE}&transport=websocket");
+        let mut connection = Connection::open(server.address).await;
+        connection.send("GET", &path, &headers, b"").await;
+        let answer = connection.response("GET").await.expect_status(101);
+        let accepted = answer.header("sec-websocket-accept");
+        assert_eq!(accepted, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        assert_eq!(
+            answer.header("sec-websocket-protocol"),
+            chosen,
+            "{offered:?}"
+        );
+        assert_eq!(answer.header("sec-websocket-extensions"), None);
+    }
+}
+
+#[tokio::test]
 async fn only_a_get_of_http_1_1_becomes_a_websocket() {
     let server = Server::start(&[]).await;
     let client = Client::polling(server.address).await;

@@ -12,6 +12,7 @@ mod support;
 
 mod chat;
 mod drain;
+mod ends;
 mod frames;
 mod handshake;
 mod heartbeat;

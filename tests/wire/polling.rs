@@ -195,6 +195,23 @@ async fn a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_413_and_no_ha
 }
 
 #[tokio::test]
+async fn a_client_that_asks_before_it_sends_its_body_is_told_to_go_on_or_why_not() {
+    let server = Server::start(&[]).await;
+    let mut client = Client::polling(server.address).await;
+    let path = polling_path(client.sid());
+    let mut connection = Connection::open(server.address).await;
+    let asked = |length| [("Content-Length", length), ("Expect", "100-continue")];
+    connection.send("POST", &path, &asked("13"), b"").await;
+    // It has no body, as the answer to a HEAD.
+    connection.response("HEAD").await.expect_status(100);
+    connection.send_bytes(b"42[\"nothing\"]").await;
+    assert_eq!(connection.response("POST").await.text(), "ok");
+    connection.send("POST", &path, &asked("1000001"), b"").await;
+    connection.response("POST").await.expect_status(413);
+    client.join("ann").await;
+}
+
+#[tokio::test]
 async fn a_declared_length_over_the_limit_is_413_before_a_byte_of_it_came() {
     let server = Server::start(&[]).await;
     let mut client = Client::polling(server.address).await;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::support::echo::Echo;
 use crate::support::server::Server;
-use crate::{FAST, Poll, SOCKETS, assert_refused, expect, websocket};
+use crate::support::websocket::{BINARY, Frame};
+use crate::{BARE, FAST, Poll, SOCKETS, assert_refused, expect, websocket};
 
 /// Interval and timeout together.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -74,6 +76,37 @@ async fn a_client_that_pings_stays() {
         expect(&mut socket, &["3"]).await;
     }
     assert!(poll.is_known().await);
+}
+
+#[tokio::test]
+async fn whatever_a_client_sends_shows_that_it_is_there() {
+    let echo = Echo::start(&["--ping-interval-ms", "300", "--ping-timeout-ms", "200"]);
+    let poll = Poll::bare(echo.address).await;
+    let (mut socket, _) = websocket(echo.address, BARE).await;
+    let mut interval = tokio::time::interval(Duration::from_millis(300));
+    for n in 0..5 {
+        interval.tick().await;
+        poll.send("2:4a").await;
+        assert_eq!(poll.text().await, "2:4a");
+        match n % 2 {
+            0 => socket.send_text("6").await.unwrap(),
+            _ => {
+                let message = Frame::new(BINARY, vec![4, 1]);
+                socket.send(&message).await.unwrap();
+                assert_eq!(
+                    socket.frame().await,
+                    Some(Frame {
+                        mask: None,
+                        ..message
+                    })
+                );
+            }
+        }
+    }
+    assert!(poll.is_known().await);
+    // Silent from here on.
+    assert_eq!(socket.closed().await, Some(1000));
+    poll.forgotten().await;
 }
 
 #[tokio::test]

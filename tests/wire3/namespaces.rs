@@ -265,6 +265,62 @@ async fn attachments_go_both_ways_on_polling_in_either_framing() {
     }
 }
 
+#[tokio::test]
+async fn a_ping_may_come_between_a_packet_and_its_attachments() {
+    let echo = Echo::start(&[]);
+    let (mut socket, _) = greeted(&echo).await;
+    let event = r#"451-7["message-with-ack",{"_placeholder":true,"num":0}]"#;
+    for packet in [event, "2"] {
+        socket.send_text(packet).await.unwrap();
+    }
+    expect(&mut socket, &["3"]).await;
+    let attachment = Frame::new(websocket::BINARY, vec![4, 1]);
+    socket.send(&attachment).await.unwrap();
+    expect(&mut socket, &[r#"461-7[{"_placeholder":true,"num":0}]"#]).await;
+    assert_eq!(socket.frame().await.unwrap().payload, [4, 1]);
+}
+
+#[tokio::test]
+async fn a_packet_and_its_attachments_stay_together_across_answers() {
+    let echo = Echo::start(&[]);
+    let placeholders = |count: usize| {
+        let placeholder = |num| format!(r#"{{"_placeholder":true,"num":{num}}}"#);
+        (0..count).map(placeholder).collect::<Vec<_>>().join(",")
+    };
+    let said = |name: &str| {
+        let mut packets = Vec::new();
+        // An answer takes sixteen: the fourth packet's attachments are in the next one.
+        for count in [2, 0, 10, 10, 0] {
+            packets.push(match count {
+                0 => format!(r#"42["{name}"]"#),
+                _ => format!(r#"45{count}-["{name}",{}]"#, placeholders(count)),
+            });
+            packets.extend((0..count).map(|n| format!("bAAA{}", char::from(b'A' + n as u8))));
+        }
+        packets
+    };
+    let (poll, _) = Poll::open(echo.address, "/socket.io/?EIO=4").await;
+    poll.send("40").await;
+    while !poll.text().await.contains("[\"auth\"") {}
+    poll.send(said("message").join("\u{1e}")).await;
+    let expected = said("message-back");
+    let answers = [poll.text().await, poll.text().await];
+    assert_eq!(answers[0], expected[..16].join("\u{1e}"));
+    assert_eq!(answers[1], expected[16..].join("\u{1e}"));
+}
+
+#[tokio::test]
+async fn who_joins_a_namespace_twice_is_closed() {
+    let echo = Echo::start(&[]);
+    for start in [SOCKETS, "/socket.io/?EIO=4"] {
+        let (mut socket, _) = opened(echo.address, start).await;
+        for _ in 0..2 {
+            socket.send_text("40/custom,").await.unwrap();
+        }
+        assert_eq!(socket.closed().await, Some(1000));
+    }
+}
+
 /// A text and the attachment 01 02 FF, in the binary framing.
 fn framed(text: &str) -> Vec<u8> {
     let length = text.len().to_string().into_bytes();

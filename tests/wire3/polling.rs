@@ -4,7 +4,7 @@ use crate::support::echo::Echo;
 use crate::support::http::{self, Connection};
 use crate::support::server::Server;
 use crate::support::within;
-use crate::{OCTETS, Poll, SOCKETS, TEXT, assert_refused, payload};
+use crate::{BARE, OCTETS, Poll, SOCKETS, TEXT, assert_refused, payload};
 
 // === lengths ===
 
@@ -175,6 +175,40 @@ async fn a_cancelled_get_ends_the_session() {
     poll.send("1:6").await;
     drop(get);
     poll.forgotten().await;
+}
+
+#[tokio::test]
+async fn a_post_that_breaks_off_ends_the_session_and_nothing_of_it_is_done() {
+    let echo = Echo::start(&[]);
+    for (start, body, told) in [
+        (BARE, "2:4a2:4b", "1:1"),
+        ("/engine.io/?EIO=4", "4a\u{1e}4b", "1"),
+    ] {
+        let (poll, _) = Poll::open(echo.address, start).await;
+        let mut get = poll.hold().await;
+        let mut post = Connection::open(echo.address).await;
+        let headers = [("Content-Length", "100")];
+        post.send("POST", &poll.path(), &headers, body.as_bytes())
+            .await;
+        drop(post);
+        poll.forgotten().await;
+        assert_eq!(get.response("GET").await.text(), told);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_the_server_ended_and_nobody_polls_is_let_go() {
+    let echo = Echo::start(&["--ping-interval-ms", "300", "--ping-timeout-ms", "200"]);
+    for (start, kick) in [
+        (SOCKETS, "10:42[\"kick\"]"),
+        ("/socket.io/?EIO=4", "40\u{1e}42[\"kick\"]"),
+    ] {
+        let (poll, _) = Poll::open(echo.address, start).await;
+        poll.send(kick).await;
+        // It takes nothing more, and waits to be told until the heartbeat would have ended it.
+        assert_refused(&poll.post("").await, 1, "Session ID unknown");
+        poll.forgotten().await;
+    }
 }
 
 #[tokio::test]
