@@ -60,6 +60,41 @@ fn a_folder_opened_again_has_everything() {
     });
 }
 
+/// What was stored before the folder was opened again is looked at as what this opening stored.
+#[test]
+fn a_folder_opened_again_takes_what_belongs_between() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let chat = conversation();
+        let all = messages(&chat, 0..600);
+        let thirds = [0, 2, 1].map(|third| {
+            let of_third = all.iter().enumerate().filter(move |(n, _)| n % 3 == third);
+            of_third
+                .map(|(_, message)| message.clone())
+                .collect::<Vec<_>>()
+        });
+        for third in &thirds {
+            let store = EmbeddedStore::open(folder.path()).unwrap();
+            store.insert_many(third).await.unwrap();
+            store.close().await.unwrap();
+        }
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        assert!(page(&store, &chat, Cursor::Newest, 9_999).await == all);
+        for n in [0, 1, 299, 598, 599] {
+            let (seq, id) = all[n].place();
+            assert!(
+                page(&store, &chat, Cursor::After(seq, id), 50).await
+                    == all[n + 1..600.min(n + 51)]
+            );
+            assert!(
+                page(&store, &chat, Cursor::Before(seq, id), 50).await
+                    == all[n.saturating_sub(50)..n]
+            );
+        }
+        assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 600));
+    });
+}
+
 #[test]
 fn a_second_opening_names_the_folder_and_the_cause() {
     run(async {

@@ -162,16 +162,43 @@ async fn pages_are_exact_at_their_borders(store: &dyn Store) {
 
 async fn pages_of_any_store_are_those_of_a_sorted_list(store: &dyn Store) {
     let mut runner = TestRunner::new(Config::default());
+    // Each place in one of four batches: what comes later stands before, behind and between what is there.
     let case = (
-        proptest::collection::btree_set(0u64..40, 0..20),
+        proptest::collection::btree_map(0u64..40, 0usize..4, 0..20),
         proptest::collection::vec((0u8..3, 0u64..42, 0usize..8), 1..8),
     );
     for _ in 0..16 {
         let (places, queries) = case.new_tree(&mut runner).unwrap().current();
-        let chat = conversation();
-        // Rows come in falling order, so that the store does the sorting.
-        let batch = messages(&chat, places.iter().rev().copied());
-        store.insert_many(&batch).await.unwrap();
+        let (chat, other) = (conversation(), conversation());
+        let mut batches = [const { Vec::new() }; 4];
+        // Rows come in falling order, so that the store does the sorting; some are long.
+        for (place, batch) in places.iter().rev() {
+            let long = (place % 4 == 0) as usize * 12_000;
+            batches[*batch].push(sized(message(&chat, *place), 500 + long));
+            batches[*batch].push(message(&other, *place));
+        }
+        for batch in &batches {
+            store.insert_many(batch).await.unwrap();
+        }
+        let reported = batches.iter_mut().flatten().filter(|m| m.seq.0 % 3 == 0);
+        for message in reported {
+            message.is_spam = true;
+            let answer = store.report_spam(message.id).await.unwrap();
+            assert_eq!(answer.as_ref(), Some(&*message));
+        }
+        let mut all: Vec<Message> = batches.into_iter().flatten().collect();
+        all.sort_by_key(Message::place);
+        for chat in [&chat, &other] {
+            let stored = page(store, chat, Cursor::Newest, 99).await;
+            let expected = all.iter().filter(|m| m.conversation == *chat);
+            assert!(stored.iter().eq(expected), "{places:?}");
+        }
+        let ids: Vec<MessageId> = all.iter().map(|message| message.id).collect();
+        let mut found = store.find(&ids).await.unwrap();
+        found.sort_by_key(Message::place);
+        assert_eq!(found.len(), all.len(), "{places:?}");
+        assert!(found.iter().all(|message| all.contains(message)));
+        let places = places.into_keys().collect();
         for (kind, seq, limit) in queries {
             let cursor = match kind {
                 0 => Cursor::Newest,

@@ -1,0 +1,364 @@
+//! The database: its keyspaces, and what is read from and written to them. Everything here blocks.
+//!
+//! `messages` holds runs of messages under conversation and place ([`run`]), so that a page is one range; `ids` leads from
+//! a message's id to the key of its run. What belongs together is written in one atomic batch.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
+use fjall::{CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions};
+use fjall::{OwnedWriteBatch, PersistMode, Slice};
+
+use super::run::{self, Key};
+use super::{Cause, Fault};
+use crate::chat::id::{ConversationId, MessageId, Seq};
+use crate::chat::message::Message;
+use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, StoreError};
+
+/// A run as the database hands it over.
+type Run = run::Run<Slice, Slice>;
+
+/// The database and its two keyspaces.
+pub struct Tables {
+    db: Database,
+    messages: Keyspace,
+    ids: Keyspace,
+    /// No message stored has a higher `seq`. What is above it needs no look at what is there.
+    newest: AtomicU64,
+}
+
+impl Tables {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_database(path).map_err(|error| {
+            let folder = path.display();
+            match error {
+                fjall::Error::Locked => StoreError::Unavailable(
+                    format!("the folder {folder} is in use by another process").into(),
+                ),
+                error => StoreError::Unavailable(
+                    format!("cannot open the folder {folder}: {}", Cause(&error)).into(),
+                ),
+            }
+        })
+    }
+
+    fn open_database(path: &Path) -> fjall::Result<Self> {
+        let db = Database::builder(path)
+            .cache_size(CACHE_BYTES)
+            .worker_threads(WORKER_THREADS)
+            .journal_compression(CompressionType::None)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .open()?;
+        let messages = db.keyspace("messages", message_options)?;
+        let ids = db.keyspace("ids", id_options)?;
+        let newest = match messages.get(NEWEST)? {
+            Some(seq) => seq.as_ref().try_into().map_or(u64::MAX, u64::from_be_bytes),
+            None if messages.is_empty()? => 0,
+            // Written before there were runs: it is not known, and every insert looks.
+            None => u64::MAX,
+        };
+        Ok(Self {
+            db,
+            messages,
+            ids,
+            newest: newest.into(),
+        })
+    }
+
+    /// Whether a write would be taken; cheap.
+    pub fn ping(&self) -> Result<(), Fault> {
+        // Persisting to the operating system's buffers is refused once a write has failed.
+        self.db.persist(PersistMode::Buffer).map_err(Fault::Write)
+    }
+
+    pub fn sync(&self) -> Result<(), Fault> {
+        self.db.persist(PersistMode::SyncAll).map_err(Fault::Write)
+    }
+
+    // --- inserts ---
+
+    /// One caller at a time: what is there is looked up before it is written.
+    pub fn insert_many(&self, messages: &[Message]) -> Result<Inserted, Fault> {
+        let mut by_conversation: HashMap<&ConversationId, Vec<&Message>> = HashMap::new();
+        let mut seen = HashSet::with_capacity(messages.len());
+        let mut inserted = 0;
+        for message in messages {
+            if seen.insert(message.id) && !self.ids.contains_key(message.id.0)? {
+                inserted += 1;
+                let conversation = by_conversation.entry(&message.conversation);
+                conversation.or_default().push(message);
+            }
+        }
+        let newest = self.newest.load(Relaxed);
+        let mut batch = self.durable_batch(inserted);
+        for mut messages in by_conversation.into_values() {
+            messages.sort_by_key(|message| message.place());
+            let (among, above) =
+                messages.split_at(messages.partition_point(|message| message.seq.0 <= newest));
+            self.put_among(&mut batch, among)?;
+            self.put(&mut batch, above);
+        }
+        let highest = messages.iter().map(|message| message.seq.0).max();
+        let highest = newest.max(highest.unwrap_or_default());
+        if highest > newest {
+            batch.insert(&self.messages, NEWEST, highest.to_be_bytes());
+        }
+        batch.commit().map_err(Fault::Write)?;
+        self.newest.store(highest, Relaxed);
+        Ok(Inserted {
+            inserted,
+            duplicates: messages.len() - inserted,
+            poison: Vec::new(),
+        })
+    }
+
+    /// Writes messages of one conversation, in rising order, that no run stands between.
+    fn put(&self, batch: &mut OwnedWriteBatch, messages: &[&Message]) {
+        let mut value = Vec::new();
+        for run in run::cut(messages) {
+            let key = Slice::from(Key::of(&run[0].conversation).at(run[0].place()));
+            run::write(run, &mut value);
+            batch.insert(&self.messages, key.clone(), value.as_slice());
+            for message in run {
+                batch.insert(&self.ids, message.id.0, key.clone());
+            }
+        }
+    }
+
+    /// Writes messages of one conversation, in rising order, that may belong before, behind or into runs that are there:
+    /// the log's order is that of each of its partitions, not of all, and messages may come from before the log.
+    fn put_among(&self, batch: &mut OwnedWriteBatch, messages: &[&Message]) -> Result<(), Fault> {
+        let mut rest = messages;
+        while let Some(first) = rest.first() {
+            let mut key = Key::of(&first.conversation);
+            let at = key.at(first.place()).to_vec();
+            let below = self.messages.range(key.start()..at.clone()).next_back();
+            let mut below = below
+                .map(run)
+                .transpose()?
+                .map(|run| all(&run))
+                .transpose()?;
+            let last = below
+                .as_ref()
+                .and_then(|below| below.last())
+                .map(Message::place);
+            let count = match last.filter(|last| *last > first.place()) {
+                Some(last) => rest.partition_point(|message| message.place() < last),
+                None => {
+                    below = None;
+                    let above = self.messages.range(at..key.end()).next();
+                    match above.map(run).transpose()? {
+                        Some(run) => {
+                            let next = first_place(&run)?;
+                            rest.partition_point(|message| message.place() < next)
+                        }
+                        None => rest.len(),
+                    }
+                }
+            };
+            let (now, later) = rest.split_at(count);
+            let mut together: Vec<&Message> =
+                below.iter().flatten().chain(now.iter().copied()).collect();
+            together.sort_by_key(|message| message.place());
+            self.put(batch, &together);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Sets the flag; the message as it is then.
+    pub fn report_spam(&self, id: MessageId) -> Result<Option<Message>, Fault> {
+        let Some(run) = self.run_of(id)? else {
+            return Ok(None);
+        };
+        let mut messages = all(&run)?;
+        let reported = messages.iter_mut().find(|message| message.id == id);
+        let reported = reported.ok_or(Fault::Unreadable)?;
+        let is_new = !std::mem::replace(&mut reported.is_spam, true);
+        let reported = reported.clone();
+        if is_new {
+            let mut value = Vec::new();
+            run::write(&messages.iter().collect::<Vec<_>>(), &mut value);
+            let mut batch = self.durable_batch(1);
+            batch.insert(&self.messages, run.key, value);
+            batch.commit().map_err(Fault::Write)?;
+        }
+        Ok(Some(reported))
+    }
+
+    /// A batch whose commit returns when the disk has it.
+    fn durable_batch(&self, messages: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.db.clone(), 2 * messages + 1)
+            .durability(Some(PersistMode::SyncData))
+    }
+
+    // --- reads ---
+
+    pub fn page(
+        &self,
+        conversation: &ConversationId,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<Vec<Message>, Fault> {
+        let mut key = Key::of(conversation);
+        let (start, end) = (key.start(), key.end());
+        let mut page = Page::new(conversation, limit);
+        match cursor {
+            Cursor::Newest => page.fill_back(self.messages.range(start..end).rev(), |_| true)?,
+            Cursor::Before(seq, id) => {
+                let before = self.messages.range(start..key.at((seq, id)).to_vec());
+                page.fill_back(before.rev(), |place| place < (seq, id))?;
+            }
+            Cursor::After(seq, id) => {
+                let at = key.at((seq, id)).to_vec();
+                // The cursor may stand within a run, which then begins before it.
+                let within = self.messages.range(start..at.clone()).next_back();
+                let runs = within.into_iter().chain(self.messages.range(at..end));
+                page.fill(runs, |place| place > (seq, id))?;
+            }
+        }
+        Ok(page.messages)
+    }
+
+    pub fn find(&self, ids: &[MessageId]) -> Result<Vec<Message>, Fault> {
+        let mut found = Vec::new();
+        for id in ids {
+            if let Some(run) = self.run_of(*id)? {
+                let rows = run.rows().ok_or(Fault::Unreadable)?;
+                let row = rows.into_iter().find(|row| row.id == *id);
+                let conversation = run.conversation().ok_or(Fault::Unreadable)?;
+                found.push(row.ok_or(Fault::Unreadable)?.to_message(&conversation));
+            }
+        }
+        Ok(found)
+    }
+
+    fn run_of(&self, id: MessageId) -> Result<Option<Run>, Fault> {
+        let Some(key) = self.ids.get(id.0)? else {
+            return Ok(None);
+        };
+        let value = self.messages.get(&key)?.ok_or(Fault::Unreadable)?;
+        Ok(Some(Run::new(key, value)))
+    }
+}
+
+fn run(guard: Guard) -> Result<Run, Fault> {
+    let (key, value) = guard.into_inner()?;
+    Ok(Run::new(key, value))
+}
+
+fn all(run: &Run) -> Result<Vec<Message>, Fault> {
+    let conversation = run.conversation().ok_or(Fault::Unreadable)?;
+    let rows = run.rows().ok_or(Fault::Unreadable)?;
+    Ok(rows
+        .into_iter()
+        .map(|row| row.to_message(&conversation))
+        .collect())
+}
+
+fn first_place(run: &Run) -> Result<(Seq, MessageId), Fault> {
+    let rows = run.rows().ok_or(Fault::Unreadable)?;
+    rows.first().map(|row| row.place()).ok_or(Fault::Unreadable)
+}
+
+// === Page ===
+
+/// Messages of one conversation, up to the limit, or up to the one that brings them to [`PAGE_BYTES_MAX`]; no run is
+/// read behind that.
+struct Page<'a> {
+    conversation: &'a ConversationId,
+    limit: usize,
+    bytes: usize,
+    messages: Vec<Message>,
+}
+
+impl<'a> Page<'a> {
+    fn new(conversation: &'a ConversationId, limit: usize) -> Self {
+        Self {
+            conversation,
+            limit,
+            bytes: 0,
+            messages: Vec::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
+    }
+
+    fn push(&mut self, row: run::Row<'_>) {
+        if !self.is_full() {
+            let message = row.to_message(self.conversation);
+            self.bytes += message.size();
+            self.messages.push(message);
+        }
+    }
+
+    /// From runs in rising order, those that belong to the page.
+    fn fill(
+        &mut self,
+        mut runs: impl Iterator<Item = Guard>,
+        belongs: impl Fn((Seq, MessageId)) -> bool,
+    ) -> Result<(), Fault> {
+        while !self.is_full()
+            && let Some(guard) = runs.next()
+        {
+            let run = run(guard)?;
+            let rows = run.rows().ok_or(Fault::Unreadable)?;
+            let rows = rows.into_iter().filter(|row| belongs(row.place()));
+            rows.for_each(|row| self.push(row));
+        }
+        Ok(())
+    }
+
+    /// From runs in falling order; the page is in rising order even so.
+    fn fill_back(
+        &mut self,
+        mut runs: impl Iterator<Item = Guard>,
+        belongs: impl Fn((Seq, MessageId)) -> bool,
+    ) -> Result<(), Fault> {
+        while !self.is_full()
+            && let Some(guard) = runs.next()
+        {
+            let run = run(guard)?;
+            let rows = run.rows().ok_or(Fault::Unreadable)?;
+            let rows = rows.into_iter().rev().filter(|row| belongs(row.place()));
+            rows.for_each(|row| self.push(row));
+        }
+        self.messages.reverse();
+        Ok(())
+    }
+}
+
+// === options ===
+
+/// Messages are read by range, or by a key known to be there: filters would only cost.
+fn message_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(MESSAGE_MEMTABLE_BYTES)
+        .data_block_size_policy(BlockSizePolicy::all(MESSAGE_BLOCK_BYTES))
+        .filter_policy(FilterPolicy::disabled())
+}
+
+/// Ids are mostly asked for in vain, by inserts: every level keeps a filter.
+fn id_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(ID_MEMTABLE_BYTES)
+        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(
+            BloomConstructionPolicy::BitsPerKey(12.0),
+        )))
+}
+
+/// Key of the highest `seq` stored: that of a conversation with an empty name, which there is not.
+const NEWEST: &[u8] = &[0, 0];
+
+const CACHE_BYTES: u64 = 48 << 20;
+const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
+const ID_MEMTABLE_BYTES: u64 = 8 << 20;
+/// About a page of history.
+const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
+/// What an opening may have to read again.
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+const WORKER_THREADS: usize = 1;
