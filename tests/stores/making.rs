@@ -1,7 +1,11 @@
 //! Messages as the scenarios need them, each with a fresh id.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::UNIX_EPOCH;
+
 use bytes::Bytes;
-use chat_svc::chat::id::{ConversationId, MessageId, Seq};
+use chat_svc::chat::id::{ConversationId, MessageId, MessageIdMaker, Seq};
 use chat_svc::chat::message::Message;
 
 use crate::unique;
@@ -10,7 +14,15 @@ pub fn conversation() -> ConversationId {
     ConversationId::new(unique()).unwrap()
 }
 
+/// Mostly as the service makes them, alike but for their end; some as it derives them, of any bytes.
 pub fn fresh_id() -> MessageId {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    static MAKER: LazyLock<MessageIdMaker> =
+        LazyLock::new(|| MessageIdMaker::new(getrandom::u64().unwrap().to_be_bytes()));
+    if !MADE.fetch_add(1, Relaxed).is_multiple_of(5) {
+        let now = UNIX_EPOCH.elapsed().unwrap();
+        return MAKER.fresh(now.as_secs());
+    }
     let mut id = [0; 12];
     getrandom::fill(&mut id).unwrap();
     MessageId(id)

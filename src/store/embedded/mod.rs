@@ -3,6 +3,7 @@
 //! A call that writes returns `Ok` when the disk has it, all or nothing. After a full disk it goes on by itself once
 //! there is space; after a failed sync it takes no more writes. One process at a time may have the folder open.
 
+mod index;
 mod run;
 mod tables;
 

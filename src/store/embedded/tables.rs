@@ -1,16 +1,17 @@
 //! The database: its keyspaces, and what is read from and written to them. Everything here blocks.
 //!
-//! `messages` holds runs of messages under conversation and place ([`run`]), so that a page is one range; `ids` leads from
-//! a message's id to the key of its run. What belongs together is written in one atomic batch.
+//! `messages` holds runs of messages under conversation and place ([`run`]), so that a page is one range; the index leads
+//! from a message's id to its run. What belongs together is written in one atomic batch.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
+use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions};
 use fjall::{OwnedWriteBatch, PersistMode, Slice};
 
+use super::index::Index;
 use super::run::{self, Key};
 use super::{Cause, Fault};
 use crate::chat::id::{ConversationId, MessageId, Seq};
@@ -20,11 +21,11 @@ use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, StoreError};
 /// A run as the database hands it over.
 type Run = run::Run<Slice, Slice>;
 
-/// The database and its two keyspaces.
+/// The database and what is in it.
 pub struct Tables {
     db: Database,
     messages: Keyspace,
-    ids: Keyspace,
+    index: Index,
     /// No message stored has a higher `seq`. What is above it needs no look at what is there.
     newest: AtomicU64,
 }
@@ -52,7 +53,7 @@ impl Tables {
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .open()?;
         let messages = db.keyspace("messages", message_options)?;
-        let ids = db.keyspace("ids", id_options)?;
+        let index = Index::open(&db)?;
         let newest = match messages.get(NEWEST)? {
             Some(seq) => seq.as_ref().try_into().map_or(u64::MAX, u64::from_be_bytes),
             None if messages.is_empty()? => 0,
@@ -62,7 +63,7 @@ impl Tables {
         Ok(Self {
             db,
             messages,
-            ids,
+            index,
             newest: newest.into(),
         })
     }
@@ -81,11 +82,13 @@ impl Tables {
 
     /// One caller at a time: what is there is looked up before it is written.
     pub fn insert_many(&self, messages: &[Message]) -> Result<Inserted, Fault> {
+        let mut ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
+        ids.sort_unstable();
+        let mut known = self.index.stored(&ids)?;
         let mut by_conversation: HashMap<&ConversationId, Vec<&Message>> = HashMap::new();
-        let mut seen = HashSet::with_capacity(messages.len());
         let mut inserted = 0;
         for message in messages {
-            if seen.insert(message.id) && !self.ids.contains_key(message.id.0)? {
+            if known.insert(message.id) {
                 inserted += 1;
                 let conversation = by_conversation.entry(&message.conversation);
                 conversation.or_default().push(message);
@@ -93,13 +96,16 @@ impl Tables {
         }
         let newest = self.newest.load(Relaxed);
         let mut batch = self.durable_batch(inserted);
+        let mut places = Vec::with_capacity(inserted);
         for mut messages in by_conversation.into_values() {
             messages.sort_by_key(|message| message.place());
             let (among, above) =
                 messages.split_at(messages.partition_point(|message| message.seq.0 <= newest));
             self.put_among(&mut batch, among)?;
-            self.put(&mut batch, above);
+            self.put(&mut batch, above, &mut places);
         }
+        places.sort_unstable_by_key(|(id, _)| *id);
+        self.index.put(&mut batch, &places);
         let highest = messages.iter().map(|message| message.seq.0).max();
         let highest = newest.max(highest.unwrap_or_default());
         if highest > newest {
@@ -114,16 +120,19 @@ impl Tables {
         })
     }
 
-    /// Writes messages of one conversation, in rising order, that no run stands between.
-    fn put(&self, batch: &mut OwnedWriteBatch, messages: &[&Message]) {
+    /// Writes messages of one conversation, in rising order, that no run stands between. Adds where each is now.
+    fn put(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        messages: &[&Message],
+        places: &mut Vec<(MessageId, Slice)>,
+    ) {
         let mut value = Vec::new();
         for run in run::cut(messages) {
             let key = Slice::from(Key::of(&run[0].conversation).at(run[0].place()));
             run::write(run, &mut value);
             batch.insert(&self.messages, key.clone(), value.as_slice());
-            for message in run {
-                batch.insert(&self.ids, message.id.0, key.clone());
-            }
+            places.extend(run.iter().map(|message| (message.id, key.clone())));
         }
     }
 
@@ -162,7 +171,10 @@ impl Tables {
             let mut together: Vec<&Message> =
                 below.iter().flatten().chain(now.iter().copied()).collect();
             together.sort_by_key(|message| message.place());
-            self.put(batch, &together);
+            let mut places = Vec::new();
+            self.put(batch, &together, &mut places);
+            // Each alone: some of them may have moved, and be in a pack with their old place.
+            self.index.put_single(batch, &places);
             rest = later;
         }
         Ok(())
@@ -236,7 +248,7 @@ impl Tables {
     }
 
     fn run_of(&self, id: MessageId) -> Result<Option<Run>, Fault> {
-        let Some(key) = self.ids.get(id.0)? else {
+        let Some(key) = self.index.get(id)? else {
             return Ok(None);
         };
         let value = self.messages.get(&key)?.ok_or(Fault::Unreadable)?;
@@ -342,21 +354,11 @@ fn message_options() -> KeyspaceCreateOptions {
         .filter_policy(FilterPolicy::disabled())
 }
 
-/// Ids are mostly asked for in vain, by inserts: every level keeps a filter.
-fn id_options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default()
-        .max_memtable_size(ID_MEMTABLE_BYTES)
-        .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(
-            BloomConstructionPolicy::BitsPerKey(12.0),
-        )))
-}
-
 /// Key of the highest `seq` stored: that of a conversation with an empty name, which there is not.
 const NEWEST: &[u8] = &[0, 0];
 
 const CACHE_BYTES: u64 = 48 << 20;
 const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
-const ID_MEMTABLE_BYTES: u64 = 8 << 20;
 /// About a page of history.
 const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
 /// What an opening may have to read again.
