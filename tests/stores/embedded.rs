@@ -1,12 +1,14 @@
 //! The embedded store: what only it keeps.
 
 use bytes::Bytes;
+use chat_svc::chat::id::{MessageId, Seq};
+use chat_svc::chat::message::Message;
 use chat_svc::store::embedded::EmbeddedStore;
 use chat_svc::store::{Cursor, Store, StoreError};
 use tempfile::TempDir;
 
 use crate::nul_is_a_character_like_any_other;
-use crate::{conversation, done, message, messages, page, run};
+use crate::{conversation, done, message, messages, page, run, sized};
 
 /// Runs a scenario on a store in a folder of its own.
 pub fn with_store(scenario: impl AsyncFnOnce(&dyn Store)) {
@@ -92,6 +94,41 @@ fn a_folder_opened_again_takes_what_belongs_between() {
             );
         }
         assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 600));
+    });
+}
+
+/// More than the store writes in memory first, so that it moves to tables and values apart from their keys.
+#[test]
+fn what_left_memory_is_read_reported_and_opened_again() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let chats = [conversation(), conversation()];
+        let mut all: Vec<Message> = (0..1_600)
+            .map(|seq| sized(message(&chats[seq as usize % 2], seq), 20_000))
+            .collect();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        for batch in all.chunks(80) {
+            store.insert_many(batch).await.unwrap();
+        }
+        for message in all.iter_mut().step_by(7) {
+            message.is_spam = true;
+            store.report_spam(message.id).await.unwrap().unwrap();
+        }
+        store.close().await.unwrap();
+        drop(store);
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 1_600));
+        for (first, chat) in chats.iter().enumerate() {
+            let expected: Vec<&Message> = all.iter().skip(first).step_by(2).collect();
+            let mut place = (Seq(0), MessageId([0; 12]));
+            let mut read = Vec::new();
+            while read.len() < expected.len() {
+                let next = page(&store, chat, Cursor::After(place.0, place.1), 50).await;
+                place = next.last().expect("more").place();
+                read.extend(next);
+            }
+            assert!(read.iter().eq(expected));
+        }
     });
 }
 

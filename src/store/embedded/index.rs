@@ -1,7 +1,7 @@
 //! From a message's id to the key of its run.
 //!
-//! Ids that this service makes in one second differ in their last bytes only. Many of them inserted together are one row,
-//! a pack, under the lowest of them in `packs`; any other id has a row of its own in `ids`, which is believed first.
+//! Ids that this service makes in one second differ in their last bytes only. Many of them inserted together are one
+//! row, a pack, under the lowest of them in `packs`; any other id has a row of its own in `ids`, which is believed first.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use fjall::config::{BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Slice};
 
-use super::Fault;
+use super::fault::Fault;
 use crate::chat::id::MessageId;
 
 /// Bytes that siblings have in common: second and process ([`crate::chat::id::MessageIdMaker`]).
@@ -145,8 +145,8 @@ fn second(id: &[u8]) -> u32 {
 
 // === Pack ===
 
-/// A pack's value: the last id's own bytes, how many runs, each run's key with its length before it, and in rising order
-/// each id's own bytes with the number of its run.
+/// A pack's value: the last id's own bytes, how many runs, each run's key with its length before it, and in rising
+/// order each id's own bytes with the number of its run.
 struct Pack<'a> {
     last: [u8; OWN_BYTES],
     runs: usize,

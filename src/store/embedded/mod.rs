@@ -3,12 +3,12 @@
 //! A call that writes returns `Ok` when the disk has it, all or nothing. After a full disk it goes on by itself once
 //! there is space; after a failed sync it takes no more writes. One process at a time may have the folder open.
 
+mod fault;
 mod index;
 mod run;
 mod tables;
 
 use std::borrow::Cow;
-use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::{Mutex, RwLock};
 
+use self::fault::Fault;
 use self::tables::Tables;
 use crate::chat::id::MessageId;
 use crate::chat::message::Message;
@@ -179,42 +180,6 @@ fn lacks_space(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
-}
-
-// === faults ===
-
-enum Fault {
-    Read(fjall::Error),
-    Write(fjall::Error),
-    Unreadable,
-}
-
-impl From<fjall::Error> for Fault {
-    fn from(error: fjall::Error) -> Self {
-        Self::Read(error)
-    }
-}
-
-impl Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Read(error) | Self::Write(error) => Cause(error).fmt(f),
-            Self::Unreadable => f.write_str("a stored message cannot be read"),
-        }
-    }
-}
-
-/// Shows what the engine says for people where it has words, for developers where it has none.
-struct Cause<'a>(&'a fjall::Error);
-
-impl Display for Cause<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            fjall::Error::Io(error) => error.fmt(f),
-            fjall::Error::Poisoned => f.write_str("an earlier write failed"),
-            error => error.fmt(f),
-        }
-    }
 }
 
 /// Free space below which opening anew is not worth trying.

@@ -24,8 +24,8 @@ const HEAD_BYTES: usize = PLACE_BYTES + 1 + 4;
 // === Key ===
 
 /// Makes keys: the conversation's length (so that no conversation's keys lie among another's) and bytes, then the
-/// place. That is the `seq`, big-endian so that keys sort as it does, and the id, so that even a log that counts anew by
-/// mistake overwrites nothing.
+/// place. That is the `seq`, big-endian so that keys sort as it does, and the id, so that even a log that counts anew
+/// by mistake overwrites nothing.
 pub struct Key {
     bytes: Vec<u8>,
     prefix: usize,

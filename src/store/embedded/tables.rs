@@ -1,19 +1,20 @@
 //! The database: its keyspaces, and what is read from and written to them. Everything here blocks.
 //!
-//! `messages` holds runs of messages under conversation and place ([`run`]), so that a page is one range; the index leads
-//! from a message's id to its run. What belongs together is written in one atomic batch.
+//! `messages` holds runs of messages under conversation and place ([`run`]), so that a page is one range; the index
+//! leads from a message's id to its run. What belongs together is written in one atomic batch.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use fjall::KvSeparationOptions;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions};
 use fjall::{OwnedWriteBatch, PersistMode, Slice};
 
+use super::fault::{Cause, Fault};
 use super::index::Index;
 use super::run::{self, Key};
-use super::{Cause, Fault};
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
 use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, StoreError};
@@ -136,8 +137,8 @@ impl Tables {
         }
     }
 
-    /// Writes messages of one conversation, in rising order, that may belong before, behind or into runs that are there:
-    /// the log's order is that of each of its partitions, not of all, and messages may come from before the log.
+    /// Writes messages of one conversation, in rising order, that may belong before, behind or into runs that are
+    /// there: the log's order is that of each of its partitions, and messages may come from before the log.
     fn put_among(&self, batch: &mut OwnedWriteBatch, messages: &[&Message]) -> Result<(), Fault> {
         let mut rest = messages;
         while let Some(first) = rest.first() {
@@ -352,6 +353,9 @@ fn message_options() -> KeyspaceCreateOptions {
         .max_memtable_size(MESSAGE_MEMTABLE_BYTES)
         .data_block_size_policy(BlockSizePolicy::all(MESSAGE_BLOCK_BYTES))
         .filter_policy(FilterPolicy::disabled())
+        .with_kv_separation(Some(
+            KvSeparationOptions::default().separation_threshold(APART_BYTES_MIN),
+        ))
 }
 
 /// Key of the highest `seq` stored: that of a conversation with an empty name, which there is not.
@@ -361,6 +365,8 @@ const CACHE_BYTES: u64 = 48 << 20;
 const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
 /// About a page of history.
 const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
+/// Runs of so many bytes are kept apart from their keys, and not copied when keys are merged.
+const APART_BYTES_MIN: u32 = 1 << 10;
 /// What an opening may have to read again.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 const WORKER_THREADS: usize = 1;
