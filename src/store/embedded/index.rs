@@ -1,7 +1,8 @@
 //! From a message's id to the key of its run.
 //!
 //! Ids that this service makes in one second differ in their last bytes only. Many of them inserted together are one
-//! row, a pack, under the lowest of them in `packs`; any other id has a row of its own in `ids`, which is believed first.
+//! row, a pack, under the lowest of them in `packs`. Any other id has a row of its own in `ids`, which is believed
+//! first.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
