@@ -37,6 +37,8 @@ pub struct KafkaConfig {
     pub delivery_timeout: Duration,
     /// How long a record may wait for others to be sent with.
     pub linger: Duration,
+    /// How long a group's reader may let records gather on the brokers: for groups that are in no hurry.
+    pub gather: Duration,
     /// For what may be lost: one replica confirms, nothing is tried again, and a topic that is made keeps a minute.
     /// Readers go on with what is new when what they were to read is gone.
     pub is_volatile: bool,
@@ -64,6 +66,7 @@ impl KafkaConfig {
             request_timeout: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
             linger: Duration::from_millis(3),
+            gather: Duration::ZERO,
             is_volatile: false,
             queue_records_max: 200_000,
             queue_bytes_max: 128 << 20,
@@ -158,6 +161,11 @@ impl KafkaConfig {
             // that has gone, and how long a request to join waits for a broker that will not answer it.
             .set("max.poll.interval.ms", "30000")
             .set("auto.offset.reset", "earliest");
+        if !self.gather.is_zero() {
+            client
+                .set("fetch.wait.max.ms", millis(self.gather))
+                .set("fetch.min.bytes", GATHERED_BYTES);
+        }
         if let Some(instance) = &self.instance_id {
             client.set("group.instance.id", format!("{instance}.{group}"));
         }
@@ -259,6 +267,9 @@ impl fmt::Debug for Security {
 fn millis(duration: Duration) -> String {
     duration.as_millis().max(1).to_string()
 }
+
+/// As many gather at most, of all partitions that one broker leads: at high rates nothing waits.
+const GATHERED_BYTES: &str = "262144";
 
 /// What frames a record in a batch, with room: the limit on a record is the topic's limit less this.
 pub(super) const RECORD_OVERHEAD: usize = 1 << 10;
