@@ -37,6 +37,8 @@ pub struct KafkaConfig {
     pub delivery_timeout: Duration,
     /// How long a record may wait for others to be sent with.
     pub linger: Duration,
+    /// How far apart [`Topic::turn`](crate::topic::Topic::turn) keeps appends.
+    pub pace: Duration,
     /// How long a group's reader may let records gather on the brokers: for groups that are in no hurry.
     pub gather: Duration,
     /// For what may be lost: one replica confirms, nothing is tried again, and a topic that is made keeps a minute.
@@ -66,6 +68,7 @@ impl KafkaConfig {
             request_timeout: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
             linger: Duration::from_millis(3),
+            pace: Duration::ZERO,
             gather: Duration::ZERO,
             is_volatile: false,
             queue_records_max: 200_000,
@@ -105,7 +108,7 @@ impl KafkaConfig {
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
             .set("compression.type", "lz4")
-            .set("linger.ms", self.linger.as_millis().to_string())
+            .set("linger.ms", (self.linger.as_secs_f64() * 1e3).to_string())
             .set("batch.num.messages", "10000")
             .set("message.max.bytes", message_bytes_max.to_string())
             .set("delivery.timeout.ms", millis(self.delivery_timeout))
