@@ -284,6 +284,38 @@ async fn a_closed_topic_ends_an_archive_that_has_read_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_lets_records_gather_gets_few_in_time_and_many_at_once() {
+    let Some(config) = support::config() else {
+        return;
+    };
+    let topic = open(KafkaConfig {
+        partitions: 3,
+        gather: Duration::from_millis(100),
+        ..config
+    })
+    .await;
+    let mut archive = topic
+        .subscribe(Start::Group("archive"))
+        .await
+        .expect("subscribes");
+    let mut told = Told::default();
+    // One alone, and the last before a close, wait for no others.
+    told.append(&topic, 0..1).await;
+    assert_eq!(read(&mut archive, 1).await, [0]);
+    append_to_all_partitions(&topic, 1..20_000).await;
+    let read = sorted(read(&mut archive, 19_999).await);
+    assert!(read.into_iter().eq(1..20_000));
+    archive.commit().await.expect("commits");
+    told.append(&topic, 20_000..20_001).await;
+    topic.close().await.expect("closes");
+    let mut last = Vec::new();
+    archive.poll(&mut last, 9).await.expect("reads the last");
+    assert_eq!(number(&last[0].record), 20_000);
+    let ended = archive.poll(&mut last, 9).await;
+    assert!(matches!(ended, Err(TopicError::Closed)), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_record_without_key_or_headers_is_read() {
     let Some(config) = support::config() else {
         return;

@@ -25,6 +25,14 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Typing that did not get through in this time is dropped.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How far apart messages are appended to Kafka, and how long the library lets them gather then. What comes together
+/// still takes a request for each partition, an answer to it, and a fetch of each reader.
+const PACE: Duration = Duration::from_millis(7);
+const LINGER: Duration = Duration::from_micros(500);
+
+/// How long the archive lets messages gather. Nobody waits for it but who reports a message just sent.
+const GATHER: Duration = Duration::from_millis(100);
+
 /// What the service keeps its messages and files in.
 pub struct Backends {
     pub log: Log,
@@ -211,6 +219,9 @@ async fn open_kafka(config: &Config, brokers: &str) -> Result<OpenLog, SetupErro
     };
     let settings = KafkaConfig {
         recorded: epochs.read()?,
+        linger: LINGER,
+        pace: PACE,
+        gather: GATHER,
         ..kafka_settings(config, brokers, topic)
     };
     let (kafka, letters, quotes) = tokio::try_join!(

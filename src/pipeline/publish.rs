@@ -223,11 +223,15 @@ impl Publisher {
 
     async fn run(&self, lane: &Lane) {
         loop {
-            let batch = self.take(lane);
-            if batch.is_empty() {
+            let waiting = lane.queue.lock().submissions.len();
+            if waiting == 0 {
                 lane.filled.notified().await;
                 continue;
             }
+            if waiting < self.limits.batch_max {
+                self.parts.topic.turn().await;
+            }
+            let batch = self.take(lane);
             let count = batch.len();
             self.process(lane, batch).await;
             if self.open.fetch_sub(count, Ordering::AcqRel) == count {
@@ -489,4 +493,143 @@ fn record(sealed: &Sealed) -> Record {
 fn size(sealed: &Sealed) -> usize {
     const OVERHEAD: usize = 256;
     sealed.value.len() + sealed.recipients.len() + sealed.conversation.as_bytes().len() + OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::chat::draft::Draft;
+    use crate::history::{HistoryLimits, Origin};
+    use crate::hub::HubLimits;
+    use crate::store::embedded::EmbeddedStore;
+    use crate::topic::memory::Memory;
+    use crate::topic::{Bounds, Start, Subscription};
+
+    /// Gives a turn when the test does, and remembers how many records came together.
+    struct Paced {
+        log: Memory,
+        turns: Semaphore,
+        asked: Notify,
+        sizes: Mutex<Vec<usize>>,
+    }
+
+    impl Topic for Paced {
+        fn turn(&self) -> BoxFuture<'_, ()> {
+            self.asked.notify_one();
+            Box::pin(async { self.turns.acquire().await.unwrap().forget() })
+        }
+
+        fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
+            self.sizes.lock().push(batch.len());
+            self.log.append(batch)
+        }
+
+        fn subscribe(&self, at: Start) -> BoxFuture<'_, Result<Box<dyn Subscription>, TopicError>> {
+            self.log.subscribe(at)
+        }
+
+        fn bounds(&self, group: &'static str) -> BoxFuture<'_, Result<Vec<Bounds>, TopicError>> {
+            self.log.bounds(group)
+        }
+
+        fn ends(&self, within: Duration) -> BoxFuture<'_, Result<Vec<u64>, TopicError>> {
+            self.log.ends(within)
+        }
+
+        fn close(&self) -> BoxFuture<'_, Result<(), TopicError>> {
+            self.log.close()
+        }
+    }
+
+    type Answer = Result<Published, Rejection>;
+
+    const BATCH_MAX: usize = 3;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    async fn publisher(topic: Arc<Paced>, folder: &std::path::Path) -> Arc<Publisher> {
+        let metrics = Arc::new(Metrics::new(&[]));
+        let store = Arc::new(EmbeddedStore::open(folder.join("store")).unwrap());
+        let origin = Origin {
+            epoch: 1,
+            topic: "t",
+        };
+        let limits = HistoryLimits {
+            tail_bytes_max: 1 << 20,
+            recent_ids_max: 10,
+        };
+        let bounds = topic.bounds("archive").await.unwrap();
+        let history = History::new(store, &bounds, origin, limits, metrics.clone());
+        let hub = HubLimits {
+            outbox_bytes_max: 1 << 20,
+            rooms_per_socket_max: 1,
+            payload_bytes_max: 1 << 20,
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            connect_timeout: None,
+        };
+        let parts = Parts {
+            topic,
+            history: Arc::new(history),
+            hub: Arc::new(Hub::new(hub, None, metrics.clone())),
+            metrics,
+        };
+        let limits = LaneLimits {
+            messages_max: 100,
+            bytes_max: 1 << 20,
+            batch_max: BATCH_MAX,
+            wait_max: Duration::from_secs(30),
+        };
+        let space = FreeSpace::watch(folder.to_owned(), 0).unwrap();
+        Arc::new(Publisher::new(1, limits, Arc::new(space), parts))
+    }
+
+    fn submit(publisher: &Publisher, count: usize) -> Vec<oneshot::Receiver<Answer>> {
+        let draft = r#"{"sender_id":"a","receiver_id":"b","text_content":"t"}"#;
+        let draft = Draft::parse(draft).unwrap();
+        let answers = (0..count).map(|_| {
+            let (answer, answered) = oneshot::channel();
+            let sealed = draft.seal(MessageId([7; 12]), 1);
+            let taken = publisher.submit(sealed, Receipt::Waiter(answer));
+            taken.unwrap();
+            answered
+        });
+        answers.collect()
+    }
+
+    async fn answered(answers: Vec<oneshot::Receiver<Answer>>) {
+        for answer in answers {
+            let answer = timeout(DEADLINE, answer).await;
+            answer.expect("an answer in time").unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_turn_goes_with_it_and_a_full_batch_waits_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let topic = Arc::new(Paced {
+            log: Memory::new(100),
+            turns: Semaphore::new(0),
+            asked: Notify::new(),
+            sizes: Mutex::default(),
+        });
+        let publisher = publisher(topic.clone(), folder.path()).await;
+        let drain = Drain::default();
+        let tasks = Tasks::default();
+        publisher.start(&tasks, &drain);
+        let mut answers = submit(&publisher, 1);
+        let asked = timeout(DEADLINE, topic.asked.notified()).await;
+        asked.expect("the lane asks for a turn");
+        answers.extend(submit(&publisher, BATCH_MAX - 2));
+        assert!(topic.sizes.lock().is_empty());
+        topic.turns.add_permits(1);
+        answered(answers).await;
+        answered(submit(&publisher, BATCH_MAX)).await;
+        assert_eq!(*topic.sizes.lock(), vec![BATCH_MAX - 1, BATCH_MAX]);
+        drain.advance(Stage::Stopped);
+    }
 }

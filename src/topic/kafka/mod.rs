@@ -7,6 +7,7 @@
 mod health;
 mod oauth;
 mod open;
+mod pace;
 mod polled;
 mod producer;
 mod pump;
@@ -30,6 +31,7 @@ pub use self::open::OpenError;
 pub use self::settings::{Identity, KafkaConfig, Security};
 
 use self::health::{Context, listen};
+use self::pace::Pace;
 use self::producer::Writer;
 use self::reader::{Ending, Opening, Reader};
 use crate::topic::{Bounds, Outcome, Record, Start, Subscription, Topic, TopicError};
@@ -38,6 +40,7 @@ use crate::topic::{Bounds, Outcome, Record, Start, Subscription, Topic, TopicErr
 pub struct KafkaTopic {
     shared: Arc<Shared>,
     writer: Writer,
+    pace: Pace,
     ending: watch::Sender<Ending>,
     record_bytes_max: usize,
 }
@@ -57,6 +60,7 @@ impl KafkaTopic {
             config.delivery_timeout,
             context.clone(),
         );
+        let pace = Pace::new(config.pace);
         let shared = Shared {
             config,
             control: found.control,
@@ -67,6 +71,7 @@ impl KafkaTopic {
         Ok(KafkaTopic {
             shared: Arc::new(shared),
             writer: writer.map_err(|error| OpenError::Settings(error.to_string()))?,
+            pace,
             ending: watch::Sender::new(Ending::Open),
             record_bytes_max: found.record_bytes_max,
         })
@@ -152,6 +157,10 @@ impl KafkaTopic {
 }
 
 impl Topic for KafkaTopic {
+    fn turn(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.pace.turn())
+    }
+
     fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
         Box::pin(self.writer.append(batch))
     }

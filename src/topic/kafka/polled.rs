@@ -14,8 +14,9 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, ProducerContext};
 
-/// How long the thread of a producer that was dropped may live on.
-const POLL: Duration = Duration::from_secs(1);
+/// How long the thread of a producer that was dropped may live on. The client library spins here as well, through the
+/// last millisecond of a poll.
+const POLL: Duration = Duration::from_secs(5);
 
 /// Reports are handed to its context as they come. Dropped, it ends on its thread, which hears the last of them.
 pub(super) struct Polled<C: ProducerContext + 'static> {

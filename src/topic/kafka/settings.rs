@@ -37,6 +37,10 @@ pub struct KafkaConfig {
     pub delivery_timeout: Duration,
     /// How long a record may wait for others to be sent with.
     pub linger: Duration,
+    /// How far apart [`Topic::turn`](crate::topic::Topic::turn) keeps appends.
+    pub pace: Duration,
+    /// How long a group's reader may let records gather on the brokers: for groups that are in no hurry.
+    pub gather: Duration,
     /// For what may be lost: one replica confirms, nothing is tried again, and a topic that is made keeps a minute.
     /// Readers go on with what is new when what they were to read is gone.
     pub is_volatile: bool,
@@ -64,6 +68,8 @@ impl KafkaConfig {
             request_timeout: Duration::from_secs(10),
             delivery_timeout: Duration::from_secs(30),
             linger: Duration::from_millis(3),
+            pace: Duration::ZERO,
+            gather: Duration::ZERO,
             is_volatile: false,
             queue_records_max: 200_000,
             queue_bytes_max: 128 << 20,
@@ -102,7 +108,7 @@ impl KafkaConfig {
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
             .set("compression.type", "lz4")
-            .set("linger.ms", self.linger.as_millis().to_string())
+            .set("linger.ms", (self.linger.as_secs_f64() * 1e3).to_string())
             .set("batch.num.messages", "10000")
             .set("message.max.bytes", message_bytes_max.to_string())
             .set("delivery.timeout.ms", millis(self.delivery_timeout))
@@ -158,6 +164,11 @@ impl KafkaConfig {
             // that has gone, and how long a request to join waits for a broker that will not answer it.
             .set("max.poll.interval.ms", "30000")
             .set("auto.offset.reset", "earliest");
+        if !self.gather.is_zero() {
+            client
+                .set("fetch.wait.max.ms", millis(self.gather))
+                .set("fetch.min.bytes", GATHERED_BYTES);
+        }
         if let Some(instance) = &self.instance_id {
             client.set("group.instance.id", format!("{instance}.{group}"));
         }
@@ -259,6 +270,9 @@ impl fmt::Debug for Security {
 fn millis(duration: Duration) -> String {
     duration.as_millis().max(1).to_string()
 }
+
+/// As many gather at most, of all partitions that one broker leads: at high rates nothing waits.
+const GATHERED_BYTES: &str = "262144";
 
 /// What frames a record in a batch, with room: the limit on a record is the topic's limit less this.
 pub(super) const RECORD_OVERHEAD: usize = 1 << 10;
