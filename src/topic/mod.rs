@@ -10,6 +10,8 @@ pub mod memory;
 pub mod reluctant;
 
 use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,13 +67,48 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// A record as a topic's readers get it: the memory is that of the batch it was appended or read with, and a clone
+/// counts one reference, where a clone of a [`Record`] counts one for each of its parts.
+#[derive(Clone, Debug)]
+pub struct SharedRecord {
+    batch: Arc<[Record]>,
+    index: usize,
+}
+
+impl SharedRecord {
+    /// The records of a batch from `first` on.
+    pub fn of(batch: &Arc<[Record]>, first: usize) -> impl Iterator<Item = Self> {
+        (first..batch.len()).map(|index| Self {
+            batch: Arc::clone(batch),
+            index,
+        })
+    }
+}
+
+impl Deref for SharedRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.batch[self.index]
+    }
+}
+
+impl From<Record> for SharedRecord {
+    fn from(record: Record) -> Self {
+        Self {
+            batch: Arc::new([record]),
+            index: 0,
+        }
+    }
+}
+
 /// A record read from a topic, with its place.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub position: Position,
     /// When it was appended, in milliseconds since 1970; 0 where the log does not keep that. Orders nothing.
     pub time_ms: u64,
-    pub record: Record,
+    pub record: SharedRecord,
 }
 
 // === Topic ===
