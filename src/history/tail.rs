@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
 use crate::store::{Cursor, PageQuery};
@@ -12,8 +14,8 @@ const ENTRY_BYTES: usize = 256;
 /// Messages in rising `seq`, found by conversation and by id.
 pub struct Tail {
     messages: VecDeque<Message>,
-    by_conversation: HashMap<ConversationId, VecDeque<Seq>>,
-    by_id: HashMap<MessageId, Seq>,
+    by_conversation: HashMap<ConversationId, VecDeque<Seq>, RandomState>,
+    by_id: HashMap<MessageId, Seq, RandomState>,
     /// Offset up to which the store has everything.
     archived: u64,
     /// Offset up to which messages were forgotten for want of room.
@@ -25,8 +27,8 @@ impl Tail {
     pub fn new(archived: u64) -> Self {
         Self {
             messages: VecDeque::new(),
-            by_conversation: HashMap::new(),
-            by_id: HashMap::new(),
+            by_conversation: HashMap::default(),
+            by_id: HashMap::default(),
             archived,
             shed: 0,
         }

@@ -4,16 +4,18 @@
 //! message with its place, once the log has it durably, or a refusal.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use foldhash::fast::FixedState;
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{Notify, oneshot};
 
-use crate::chat::id::MessageId;
+use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::{Message, Sealed};
 use crate::chat::rejection::Rejection;
 use crate::disk::FreeSpace;
@@ -91,6 +93,14 @@ struct Submission {
     receipts: Receipts,
 }
 
+/// A submission whose record is being appended.
+struct Appending {
+    /// Without a place yet.
+    message: Message,
+    may_be_resent: bool,
+    receipts: Receipts,
+}
+
 /// What is known of messages that may be resends.
 struct Known {
     messages: HashMap<MessageId, Message>,
@@ -154,6 +164,11 @@ impl Publisher {
         }
         let lane = self.lane(&sealed);
         let bytes = size(&sealed);
+        let submission = Submission {
+            sealed,
+            submitted: Instant::now(),
+            receipts: smallvec![receipt],
+        };
         {
             let mut queue = lane.queue.lock();
             let is_full = queue.submissions.len() >= self.limits.messages_max
@@ -169,11 +184,7 @@ impl Publisher {
             }
             self.open.fetch_add(1, Ordering::AcqRel);
             queue.bytes += bytes;
-            queue.submissions.push_back(Submission {
-                sealed,
-                submitted: Instant::now(),
-                receipts: smallvec![receipt],
-            });
+            queue.submissions.push_back(submission);
         }
         lane.filled.notify_one();
         Ok(())
@@ -187,8 +198,7 @@ impl Publisher {
     }
 
     fn lane(&self, sealed: &Sealed) -> &Lane {
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let hash = hasher.hash_one(sealed.conversation.as_bytes());
+        let hash = FixedState::default().hash_one(sealed.conversation.as_bytes());
         &self.lanes[hash as usize % self.lanes.len()]
     }
 
@@ -280,16 +290,18 @@ impl Publisher {
         let metrics = &self.parts.metrics;
         metrics.append_batch.observe(batch.len() as f64);
         let started = Instant::now();
-        let records = batch
-            .iter()
-            .map(|submission| record(&submission.sealed))
-            .collect();
+        let (records, batch): (Vec<_>, Vec<_>) = batch.into_iter().map(Submission::split).unzip();
         let mut outcomes = self.parts.topic.append(records).await.into_iter();
         metrics
             .append_seconds
             .observe(started.elapsed().as_secs_f64());
         let mut named = Vec::new();
-        for submission in batch {
+        for Appending {
+            mut message,
+            may_be_resent,
+            receipts,
+        } in batch
+        {
             // A topic that answers with too few outcomes has said nothing of the rest.
             let outcome = outcomes
                 .next()
@@ -297,17 +309,17 @@ impl Publisher {
             match outcome {
                 Outcome::Appended(position) => {
                     self.parts.history.appended(position);
-                    let message = submission.sealed.at(self.parts.history.seq(position));
-                    if submission.sealed.may_be_resent && self.parts.history.is_shared() {
-                        named.push((submission.receipts, message));
+                    message.seq = self.parts.history.seq(position);
+                    if may_be_resent && self.parts.history.is_shared() {
+                        named.push((receipts, message));
                     } else {
-                        self.accept(submission.receipts, &message);
+                        self.accept(receipts, &message);
                     }
                 }
-                Outcome::NotAppended(error) => self.refuse_one(submission, error),
+                Outcome::NotAppended(error) => self.refuse_one(receipts, error),
                 Outcome::Unknown(error) => {
-                    tracing::warn!(%error, id = %submission.sealed.id, "a message may or may not be in the log");
-                    self.answer(submission.receipts, Err(Rejection::Unknown), false);
+                    tracing::warn!(%error, id = %message.id, "a message may or may not be in the log");
+                    self.answer(receipts, Err(Rejection::Unknown), false);
                 }
             }
         }
@@ -348,7 +360,7 @@ impl Publisher {
         self.answer(receipts, Ok(first), true);
     }
 
-    fn refuse_one(&self, submission: Submission, error: TopicError) {
+    fn refuse_one(&self, receipts: Receipts, error: TopicError) {
         let rejection = match error {
             TopicError::TooLarge => Rejection::TooLarge("the message is too large"),
             error => {
@@ -356,7 +368,7 @@ impl Publisher {
                 Rejection::Unavailable
             }
         };
-        self.answer(submission.receipts, Err(rejection), false);
+        self.answer(receipts, Err(rejection), false);
     }
 
     /// Answers those that are in history already, and joins those that stand in the batch twice; the rest is new.
@@ -470,18 +482,30 @@ pub fn refuse(
     hub.answered(session);
 }
 
-fn record(sealed: &Sealed) -> Record {
-    Record {
-        key: sealed.conversation.as_bytes().clone(),
-        headers: SmallVec::from_buf([
-            (header::MESSAGE_ID.into(), sealed.id_hex.clone()),
-            (header::RECIPIENTS.into(), sealed.recipients.clone()),
-            (
-                header::TYPE.into(),
-                bytes::Bytes::from_static(sealed.kind.as_bytes()),
-            ),
-        ]),
-        value: sealed.value.clone(),
+impl Submission {
+    /// The record for the log, and what is kept for the answer.
+    fn split(self) -> (Record, Appending) {
+        let Self {
+            sealed, receipts, ..
+        } = self;
+        let appending = Appending {
+            message: sealed.at(Seq::NONE),
+            may_be_resent: sealed.may_be_resent,
+            receipts,
+        };
+        let record = Record {
+            key: sealed.conversation.into_bytes(),
+            headers: SmallVec::from_buf([
+                (header::MESSAGE_ID.into(), sealed.id_hex),
+                (header::RECIPIENTS.into(), sealed.recipients),
+                (
+                    header::TYPE.into(),
+                    Bytes::from_static(sealed.kind.as_bytes()),
+                ),
+            ]),
+            value: sealed.value,
+        };
+        (record, appending)
     }
 }
 
