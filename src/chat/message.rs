@@ -39,8 +39,8 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Takes the written JSON (from `{"_id":"…` to [`LOG_ENDING`]) and puts the other parts behind it. `conversation` is
-    /// an id of one.
+    /// Takes the written JSON (from `{"_id":"…` to [`LOG_ENDING`]) and puts the other parts behind it.
+    /// `conversation` is the id of one.
     pub fn new(
         id: MessageId,
         kind: &'static str,

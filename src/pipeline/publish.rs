@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use foldhash::fast::FixedState;
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
@@ -25,7 +24,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::protocol::event;
-use crate::topic::{Outcome, Record, Topic, TopicError, header};
+use crate::topic::{Outcome, Record, Topic, TopicError};
 
 /// How long a lane waits to be told whether a message was sent before. Resends are few, and a store that is away must
 /// not hold up the others.
@@ -90,14 +89,6 @@ struct Submission {
     sealed: Sealed,
     submitted: Instant,
     /// One, unless the same message was submitted again before it was appended.
-    receipts: Receipts,
-}
-
-/// A submission whose record is being appended.
-struct Appending {
-    /// Without a place yet.
-    message: Message,
-    may_be_resent: bool,
     receipts: Receipts,
 }
 
@@ -290,18 +281,21 @@ impl Publisher {
         let metrics = &self.parts.metrics;
         metrics.append_batch.observe(batch.len() as f64);
         let started = Instant::now();
-        let (records, batch): (Vec<_>, Vec<_>) = batch.into_iter().map(Submission::split).unzip();
+        let mut records = Vec::with_capacity(batch.len());
+        let mut waiting = Vec::with_capacity(batch.len());
+        for submission in batch {
+            let Submission {
+                sealed, receipts, ..
+            } = submission;
+            waiting.push((receipts, sealed.at(Seq::NONE), sealed.may_be_resent));
+            records.push(Record::from(sealed));
+        }
         let mut outcomes = self.parts.topic.append(records).await.into_iter();
         metrics
             .append_seconds
             .observe(started.elapsed().as_secs_f64());
         let mut named = Vec::new();
-        for Appending {
-            mut message,
-            may_be_resent,
-            receipts,
-        } in batch
-        {
+        for (receipts, mut message, may_be_resent) in waiting {
             // A topic that answers with too few outcomes has said nothing of the rest.
             let outcome = outcomes
                 .next()
@@ -480,33 +474,6 @@ pub fn refuse(
         hub.send(session, event::ack_error(ack, rejection, client_message_id));
     }
     hub.answered(session);
-}
-
-impl Submission {
-    /// The record for the log, and what is kept for the answer.
-    fn split(self) -> (Record, Appending) {
-        let Self {
-            sealed, receipts, ..
-        } = self;
-        let appending = Appending {
-            message: sealed.at(Seq::NONE),
-            may_be_resent: sealed.may_be_resent,
-            receipts,
-        };
-        let record = Record {
-            key: sealed.conversation.into_bytes(),
-            headers: SmallVec::from_buf([
-                (header::MESSAGE_ID.into(), sealed.id_hex),
-                (header::RECIPIENTS.into(), sealed.recipients),
-                (
-                    header::TYPE.into(),
-                    Bytes::from_static(sealed.kind.as_bytes()),
-                ),
-            ]),
-            value: sealed.value,
-        };
-        (record, appending)
-    }
 }
 
 /// What a submission counts for in its lane's bound.

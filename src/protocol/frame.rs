@@ -93,8 +93,8 @@ impl Frame {
         self.bytes.len()
     }
 
-    /// Written into a buffer of the thread and copied from there, so that a frame is one allocation of just its size. The
-    /// head's length is known only after the packet's: room for the longest one is left in front.
+    /// Written into a buffer of the thread and copied from there, so that a frame is one allocation of just its size.
+    /// The head's length is known only after the packet's: room for the longest one is left in front.
     fn encode(opcode: Opcode, capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
         let mut buffer = BUFFER.take();
         buffer.clear();

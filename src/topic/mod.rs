@@ -18,6 +18,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
+use crate::chat::message::Sealed;
+
 // === Record ===
 
 /// What is appended: opaque bytes with a key and a few headers. Cheap to clone.
@@ -47,6 +49,21 @@ impl Record {
             .map(|(name, value)| name.len() + value.len())
             .sum();
         self.key.len() + headers + self.value.len()
+    }
+}
+
+impl From<Sealed> for Record {
+    fn from(sealed: Sealed) -> Self {
+        let kind = Bytes::from_static(sealed.kind.as_bytes());
+        Self {
+            key: sealed.conversation.into_bytes(),
+            headers: SmallVec::from_buf([
+                (header::MESSAGE_ID.into(), sealed.id_hex),
+                (header::RECIPIENTS.into(), sealed.recipients),
+                (header::TYPE.into(), kind),
+            ]),
+            value: sealed.value,
+        }
     }
 }
 
