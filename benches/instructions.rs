@@ -166,7 +166,11 @@ fn arguments() -> String {
 
 fn draft() -> Draft<'static> {
     // What a set-up returns owns its memory: this ends with the process.
-    Draft::parse(arguments().leak()).expect("a draft")
+    let draft = Draft::parse(arguments().leak()).expect("a draft");
+    // Once before, so that the thread has the memory and the second's text that it keeps.
+    let sealed = draft.seal(MessageId([7; 12]), 1_790_000_000_000);
+    drop(event::new_message(&sealed.at(Seq(4711))));
+    draft
 }
 
 fn message() -> Message {

@@ -339,8 +339,8 @@ async fn a_foreign_record_without_key_or_headers_is_read() {
         headers: smallvec![],
         value: Bytes::from_static(value.as_bytes()),
     };
-    assert_eq!(entries[0].record, of("7"));
-    assert_eq!(entries[1].record, of(""));
+    assert_eq!(*entries[0].record, of("7"));
+    assert_eq!(*entries[1].record, of(""));
 }
 
 /// On the client library's own broker of pretence: a real one does not answer like this on demand.

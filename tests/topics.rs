@@ -288,7 +288,12 @@ async fn all_of_a_record_comes_back(home: Home) {
     while entries.len() < 3 {
         reader.poll(&mut entries, 3).await.expect("reads");
     }
-    assert!(entries.into_iter().map(|entry| entry.record).eq(records));
+    assert!(
+        entries
+            .into_iter()
+            .map(|entry| Record::clone(&entry.record))
+            .eq(records)
+    );
 }
 
 async fn records_up_to_the_limit_fit_and_larger_ones_are_refused_alone(home: Home) {

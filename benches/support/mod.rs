@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use chat_svc::chat::draft::Draft;
 use chat_svc::chat::id::{MessageIdMaker, Seq};
 use chat_svc::chat::message::{Message, Sealed};
@@ -18,8 +17,7 @@ use chat_svc::metrics::Metrics;
 use chat_svc::protocol::engineio::{Revision, SID_BYTES, Sid};
 use chat_svc::protocol::frame::Frame;
 use chat_svc::protocol::websocket::{Opcode, head};
-use chat_svc::topic::{Record, header};
-use smallvec::smallvec;
+use chat_svc::topic::Record;
 use tokio::runtime::Runtime;
 
 /// The server's: with another one the figures would be of another server.
@@ -101,7 +99,7 @@ impl Writer {
 
     /// As a lane hands them to the log.
     pub fn records(&mut self, count: usize) -> Vec<Record> {
-        (0..count).map(|_| record(&self.sealed())).collect()
+        (0..count).map(|_| self.sealed().into()).collect()
     }
 
     fn text(&mut self, bytes: usize) -> String {
@@ -116,21 +114,6 @@ impl Writer {
         }
         text.truncate(bytes);
         text
-    }
-}
-
-fn record(sealed: &Sealed) -> Record {
-    Record {
-        key: sealed.conversation.as_bytes().clone(),
-        headers: smallvec![
-            (header::MESSAGE_ID.into(), sealed.id_hex.clone()),
-            (header::RECIPIENTS.into(), sealed.recipients.clone()),
-            (
-                header::TYPE.into(),
-                Bytes::from_static(sealed.kind.as_bytes())
-            ),
-        ],
-        value: sealed.value.clone(),
     }
 }
 

@@ -66,7 +66,7 @@ struct Client {
 impl Client {
     fn text(&mut self, text: &str, now: Duration) -> Result<(), CloseReason> {
         self.heard_text = now;
-        let signal = self.connection.message(text, now)?;
+        let signal = self.connection.message(text, || now)?;
         self.follow(signal);
         Ok(())
     }

@@ -267,7 +267,8 @@ impl Session {
         let packet = incoming(packet, self.revision);
         match packet.map_err(|_| CloseReason::ParseError)? {
             Incoming::Message(text) if !self.is_msgpack => {
-                let signal = self.connection.message(text, self.now)?;
+                let now = self.now;
+                let signal = self.connection.message(text, || now)?;
                 self.follow(signal)
             }
             Incoming::Message(_) => Err(CloseReason::ParseError),
@@ -286,7 +287,8 @@ impl Session {
         }
         let decoded = msgpack::read::decode(message, self.bytes_max);
         let decoded = decoded.map_err(|_| CloseReason::ParseError)?;
-        let signal = self.connection.packet(decoded.packet(), self.now)?;
+        let now = self.now;
+        let signal = self.connection.packet(decoded.packet(), || now)?;
         self.follow(signal)?;
         for attachment in &decoded.attachments {
             let signal = self.connection.attachment(attachment)?;

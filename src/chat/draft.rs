@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -28,7 +27,7 @@ pub const ATTACHMENT_FIELD_BYTES_MAX: usize = 1024;
 pub struct Draft<'a> {
     sender: Cow<'a, str>,
     receiver: Cow<'a, str>,
-    conversation: ConversationId,
+    conversation: Cow<'a, str>,
     /// JSON string, quotes included.
     text: Cow<'a, str>,
     attachment_url: Option<Cow<'a, str>>,
@@ -84,8 +83,8 @@ impl<'a> Draft<'a> {
         let receiver = id(fields.receiver_id, "receiver_id")?
             .ok_or(Rejection::Invalid("receiver_id is missing"))?;
         let conversation = match id(fields.conversation_id, "conversation_id")? {
-            Some(given) => conversation(given.into_owned())?,
-            None => ConversationId::between(&sender, &receiver),
+            Some(given) => given,
+            None => ConversationId::text_between(&sender, &receiver).into(),
         };
         let text = text(fields.text_content)?;
         let attachment_url = bounded(fields.attachment_url, ATTACHMENT_URL_BYTES_MAX)?;
@@ -118,7 +117,7 @@ impl<'a> Draft<'a> {
         Ok(Draft {
             sender: given(upload.sender, "sender_id is missing")?,
             receiver: given(upload.receiver, "receiver_id is missing")?,
-            conversation: conversation(upload.conversation)?,
+            conversation: given(upload.conversation, "conversation_id is missing")?,
             text: String::from_utf8(text).expect("JSON is UTF-8").into(),
             attachment_url: Some(upload.url.into()),
             attachment_filename: Some(upload.filename.into()),
@@ -156,12 +155,11 @@ impl<'a> Draft<'a> {
     pub fn seal(&self, id: MessageId, unix_ms: u64) -> Sealed {
         let is_attachment = self.attachment_url.is_some();
         let kind = if is_attachment { "attachment" } else { "text" };
-        let mut out =
-            Vec::with_capacity(320 + self.text.len() + 2 * self.conversation.as_bytes().len());
+        let mut out = Vec::with_capacity(320 + self.text.len() + 2 * self.conversation.len());
         out.extend_from_slice(b"{\"_id\":\"");
         out.extend_from_slice(&id.to_hex());
         out.extend_from_slice(b"\",\"conversation_id\":");
-        push_json_string(&mut out, self.conversation.as_str());
+        push_json_string(&mut out, &self.conversation);
         field(&mut out, "sender_id", Some(&self.sender));
         field(&mut out, "receiver_id", Some(&self.receiver));
         out.extend_from_slice(b",\"text_content\":");
@@ -367,15 +365,6 @@ fn given(id: String, missing: &'static str) -> Result<Cow<'static, str>, Rejecti
     }
 }
 
-fn conversation(id: String) -> Result<ConversationId, Rejection> {
-    let empty = id.is_empty();
-    ConversationId::new(Bytes::from(id)).ok_or(if empty {
-        Rejection::Invalid("conversation_id is missing")
-    } else {
-        Rejection::TooLarge("an id is longer than 1024 bytes")
-    })
-}
-
 /// An address a browser may open without running anything: our own `/uploads/…`, or http(s). Blanks and control
 /// characters are refused wherever they stand, since browsers drop some of them before they look at the scheme.
 fn is_safe_url(url: &str) -> bool {
@@ -482,7 +471,7 @@ mod tests {
                 r#"{{"sender_id":"a","receiver_id":"b","text_content":"t","conversation_id":{missing},"client_message_id":{missing}}}"#
             );
             let draft = Draft::parse(&json).unwrap();
-            assert_eq!(draft.conversation.as_str(), "a:b");
+            assert_eq!(draft.conversation, "a:b");
             assert_eq!(draft.client_message_id(), None);
             let json = format!(r#"{{"sender_id":{missing},"receiver_id":"b","text_content":"t"}}"#);
             assert!(matches!(refusal(&json), Rejection::Invalid(_)));

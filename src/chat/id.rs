@@ -2,6 +2,7 @@
 //!
 //! Ids given by clients are opaque, non-empty strings of at most [`ID_BYTES_MAX`] bytes of UTF-8. Message ids are ours.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -59,19 +60,24 @@ impl ConversationId {
     /// both ids encoded as ECMAScript's `encodeURIComponent` does, sorted by bytes, joined by `:`.
     /// Longer than [`ID_BYTES_MAX`], it is `dm_` and the first 32 hex digits of the SHA-256 of that.
     pub fn between(a: &str, b: &str) -> Self {
+        Self(Self::text_between(a, b).into())
+    }
+
+    /// As [`ConversationId::between`], as text.
+    pub fn text_between(a: &str, b: &str) -> String {
         let (a, b) = (encode_uri_component(a), encode_uri_component(b));
         let joined = if a <= b {
-            format!("{a}:{b}")
+            [&*a, ":", &b].concat()
         } else {
-            format!("{b}:{a}")
+            [&*b, ":", &a].concat()
         };
         if joined.len() <= ID_BYTES_MAX {
-            return Self(joined.into());
+            return joined;
         }
         let digest = Sha256::digest(joined.as_bytes());
         let mut id = String::from("dm_");
         push_hex(&mut id, &digest[..16]);
-        Self(id.into())
+        id
     }
 
     pub fn as_str(&self) -> &str {
@@ -80,6 +86,10 @@ impl ConversationId {
 
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
+    }
+
+    pub fn into_bytes(self) -> Bytes {
+        self.0
     }
 }
 
@@ -96,7 +106,7 @@ impl fmt::Debug for ConversationId {
 }
 
 /// ECMAScript's `encodeURIComponent`: everything but `A-Z a-z 0-9 - _ . ! ~ * ' ( )`.
-fn encode_uri_component(text: &str) -> String {
+fn encode_uri_component(text: &str) -> Cow<'_, str> {
     const SET: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
         .remove(b'_')
@@ -107,7 +117,7 @@ fn encode_uri_component(text: &str) -> String {
         .remove(b'\'')
         .remove(b'(')
         .remove(b')');
-    utf8_percent_encode(text, SET).to_string()
+    utf8_percent_encode(text, SET).into()
 }
 
 // === MessageId ===

@@ -3,6 +3,7 @@
 //! In the log the JSON ends in `,"is_spam":false}`; on the wire and in history `seq` follows. Between the two only that
 //! ending differs, so the rest (the body) is never parsed or written again.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -39,13 +40,14 @@ pub struct Sealed {
 
 impl Sealed {
     /// Takes the written JSON (from `{"_id":"…` to [`LOG_ENDING`]) and puts the other parts behind it.
+    /// `conversation` is the id of one.
     pub fn new(
         id: MessageId,
         kind: &'static str,
         may_be_resent: bool,
         mut json: Vec<u8>,
         recipients: &[&str],
-        conversation: &ConversationId,
+        conversation: &str,
     ) -> Self {
         let value = json.len();
         for (n, recipient) in recipients.iter().enumerate() {
@@ -82,10 +84,24 @@ impl Sealed {
 
 /// Appends an instant as RFC 3339 in UTC with milliseconds, ending in `Z`.
 pub fn push_timestamp(out: &mut Vec<u8>, unix_ms: u64) {
-    use std::io::Write;
+    thread_local! {
+        /// The last second written: most are of the same one.
+        static SECOND: Cell<(u64, [u8; 19])> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
+    }
     // Past the year 9999 there is no RFC 3339; a clock that says so is broken, and its last valid instant will do.
-    let at = UNIX_EPOCH + Duration::from_millis(unix_ms.min(253_402_300_799_999));
-    let _infallible = write!(out, "{}", humantime::format_rfc3339_millis(at));
+    let unix_ms = unix_ms.min(253_402_300_799_999);
+    let (unix_seconds, ms) = (unix_ms / 1000, (unix_ms % 1000) as u16);
+    let (mut known, mut text) = SECOND.get();
+    if known != unix_seconds {
+        let at = UNIX_EPOCH + Duration::from_secs(unix_seconds);
+        let formatted = humantime::format_rfc3339_seconds(at).to_string();
+        text.copy_from_slice(&formatted.as_bytes()[..19]);
+        known = unix_seconds;
+        SECOND.set((known, text));
+    }
+    let digit = |value: u16| b'0' + (value % 10) as u8;
+    out.extend_from_slice(&text);
+    out.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
 }
 
 // === Message ===
@@ -240,6 +256,15 @@ mod tests {
         let mut out = Vec::new();
         push_timestamp(&mut out, 1_700_000_000_007);
         assert_eq!(out, b"2023-11-14T22:13:20.007Z");
-        push_timestamp(&mut out, u64::MAX);
+        for (unix_ms, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_700_000_000_999, "2023-11-14T22:13:20.999Z"),
+            (1_700_000_001_010, "2023-11-14T22:13:21.010Z"),
+            (u64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            out.clear();
+            push_timestamp(&mut out, unix_ms);
+            assert_eq!(str::from_utf8(&out), Ok(expected));
+        }
     }
 }

@@ -110,7 +110,14 @@ impl Quote {
         out.push(b'}');
         out.extend_from_slice(LOG_ENDING);
         let recipients = [self.client_id.as_str(), self.professional_id.as_str()];
-        Sealed::new(id, "system", true, out, &recipients, &self.conversation)
+        Sealed::new(
+            id,
+            "system",
+            true,
+            out,
+            &recipients,
+            self.conversation.as_str(),
+        )
     }
 }
 

@@ -301,7 +301,7 @@ impl History {
     fn tail_page(&self, query: PageQuery<'_>) -> Result<Vec<Message>, HistoryError> {
         let mut page = Vec::new();
         for partition in &self.partitions {
-            let tail = partition.tail.lock();
+            let mut tail = partition.tail.lock();
             if tail.has_gap() {
                 return Err(HistoryError::Unavailable(
                     "the store is too far behind the log".into(),

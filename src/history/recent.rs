@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use crate::chat::id::{MessageId, Seq};
 
 /// The last ids read that may come again, at most a fixed number; the oldest are forgotten first.
 pub struct Recent {
-    first: HashMap<MessageId, Seq>,
+    first: HashMap<MessageId, Seq, RandomState>,
     order: VecDeque<MessageId>,
     ids_max: usize,
 }
@@ -14,7 +16,7 @@ pub struct Recent {
 impl Recent {
     pub fn new(ids_max: usize) -> Self {
         Self {
-            first: HashMap::new(),
+            first: HashMap::default(),
             order: VecDeque::new(),
             ids_max,
         }

@@ -170,13 +170,13 @@ impl Session {
     }
 
     /// Takes a message from the rate of this socket.
-    pub fn allow_message(&self, now: Duration, per_second: u32) -> bool {
-        per_second == 0 || self.rates.lock().messages.allow(now, per_second)
+    pub fn allow_message(&self, now: impl FnOnce() -> Duration, per_second: u32) -> bool {
+        per_second == 0 || self.rates.lock().messages.allow(now(), per_second)
     }
 
     /// Takes a typing indicator from the rate of this socket.
-    pub fn allow_typing(&self, now: Duration, per_second: u32) -> bool {
-        per_second == 0 || self.rates.lock().typing.allow(now, per_second)
+    pub fn allow_typing(&self, now: impl FnOnce() -> Duration, per_second: u32) -> bool {
+        per_second == 0 || self.rates.lock().typing.allow(now(), per_second)
     }
 }
 

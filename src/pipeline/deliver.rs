@@ -120,9 +120,10 @@ fn users(json: &[u8]) -> SmallVec<[Cow<'_, str>; 2]> {
         let inner = text
             .strip_prefix("[\"")
             .and_then(|text| text.strip_suffix("\"]"));
-        return inner
-            .map(|users| users.split("\",\"").map(Cow::Borrowed).collect())
-            .unwrap_or_default();
+        return match inner {
+            Some(users) if users.contains('"') => users.split("\",\"").map(Cow::Borrowed).collect(),
+            one => one.map(Cow::Borrowed).into_iter().collect(),
+        };
     }
     let users: Vec<String> = serde_json::from_str(text).unwrap_or_default();
     users.into_iter().map(Cow::Owned).collect()

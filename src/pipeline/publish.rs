@@ -4,16 +4,17 @@
 //! message with its place, once the log has it durably, or a refusal.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::FixedState;
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{Notify, oneshot};
 
-use crate::chat::id::MessageId;
+use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::{Message, Sealed};
 use crate::chat::rejection::Rejection;
 use crate::disk::FreeSpace;
@@ -23,7 +24,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::protocol::event;
-use crate::topic::{Outcome, Record, Topic, TopicError, header};
+use crate::topic::{Outcome, Record, Topic, TopicError};
 
 /// How long a lane waits to be told whether a message was sent before. Resends are few, and a store that is away must
 /// not hold up the others.
@@ -154,6 +155,11 @@ impl Publisher {
         }
         let lane = self.lane(&sealed);
         let bytes = size(&sealed);
+        let submission = Submission {
+            sealed,
+            submitted: Instant::now(),
+            receipts: smallvec![receipt],
+        };
         {
             let mut queue = lane.queue.lock();
             let is_full = queue.submissions.len() >= self.limits.messages_max
@@ -169,11 +175,7 @@ impl Publisher {
             }
             self.open.fetch_add(1, Ordering::AcqRel);
             queue.bytes += bytes;
-            queue.submissions.push_back(Submission {
-                sealed,
-                submitted: Instant::now(),
-                receipts: smallvec![receipt],
-            });
+            queue.submissions.push_back(submission);
         }
         lane.filled.notify_one();
         Ok(())
@@ -187,8 +189,7 @@ impl Publisher {
     }
 
     fn lane(&self, sealed: &Sealed) -> &Lane {
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let hash = hasher.hash_one(sealed.conversation.as_bytes());
+        let hash = FixedState::default().hash_one(sealed.conversation.as_bytes());
         &self.lanes[hash as usize % self.lanes.len()]
     }
 
@@ -284,16 +285,21 @@ impl Publisher {
         let metrics = &self.parts.metrics;
         metrics.append_batch.observe(batch.len() as f64);
         let started = Instant::now();
-        let records = batch
-            .iter()
-            .map(|submission| record(&submission.sealed))
-            .collect();
+        let mut records = Vec::with_capacity(batch.len());
+        let mut waiting = Vec::with_capacity(batch.len());
+        for submission in batch {
+            let Submission {
+                sealed, receipts, ..
+            } = submission;
+            waiting.push((receipts, sealed.at(Seq::NONE), sealed.may_be_resent));
+            records.push(Record::from(sealed));
+        }
         let mut outcomes = self.parts.topic.append(records).await.into_iter();
         metrics
             .append_seconds
             .observe(started.elapsed().as_secs_f64());
         let mut named = Vec::new();
-        for submission in batch {
+        for (receipts, mut message, may_be_resent) in waiting {
             // A topic that answers with too few outcomes has said nothing of the rest.
             let outcome = outcomes
                 .next()
@@ -301,17 +307,17 @@ impl Publisher {
             match outcome {
                 Outcome::Appended(position) => {
                     self.parts.history.appended(position);
-                    let message = submission.sealed.at(self.parts.history.seq(position));
-                    if submission.sealed.may_be_resent && self.parts.history.is_shared() {
-                        named.push((submission.receipts, message));
+                    message.seq = self.parts.history.seq(position);
+                    if may_be_resent && self.parts.history.is_shared() {
+                        named.push((receipts, message));
                     } else {
-                        self.accept(submission.receipts, &message);
+                        self.accept(receipts, &message);
                     }
                 }
-                Outcome::NotAppended(error) => self.refuse_one(submission, error),
+                Outcome::NotAppended(error) => self.refuse_one(receipts, error),
                 Outcome::Unknown(error) => {
-                    tracing::warn!(%error, id = %submission.sealed.id, "a message may or may not be in the log");
-                    self.answer(submission.receipts, Err(Rejection::Unknown), false);
+                    tracing::warn!(%error, id = %message.id, "a message may or may not be in the log");
+                    self.answer(receipts, Err(Rejection::Unknown), false);
                 }
             }
         }
@@ -352,7 +358,7 @@ impl Publisher {
         self.answer(receipts, Ok(first), true);
     }
 
-    fn refuse_one(&self, submission: Submission, error: TopicError) {
+    fn refuse_one(&self, receipts: Receipts, error: TopicError) {
         let rejection = match error {
             TopicError::TooLarge => Rejection::TooLarge("the message is too large"),
             error => {
@@ -360,7 +366,7 @@ impl Publisher {
                 Rejection::Unavailable
             }
         };
-        self.answer(submission.receipts, Err(rejection), false);
+        self.answer(receipts, Err(rejection), false);
     }
 
     /// Answers those that are in history already, and joins those that stand in the batch twice; the rest is new.
@@ -472,21 +478,6 @@ pub fn refuse(
         hub.send(session, event::ack_error(ack, rejection, client_message_id));
     }
     hub.answered(session);
-}
-
-fn record(sealed: &Sealed) -> Record {
-    Record {
-        key: sealed.conversation.as_bytes().clone(),
-        headers: SmallVec::from_buf([
-            (header::MESSAGE_ID.into(), sealed.id_hex.clone()),
-            (header::RECIPIENTS.into(), sealed.recipients.clone()),
-            (
-                header::TYPE.into(),
-                bytes::Bytes::from_static(sealed.kind.as_bytes()),
-            ),
-        ]),
-        value: sealed.value.clone(),
-    }
 }
 
 /// What a submission counts for in its lane's bound.

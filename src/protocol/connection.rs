@@ -217,7 +217,11 @@ impl Connection {
     }
 
     /// Takes a packet: the text of an Engine.IO message.
-    pub fn message<'a>(&mut self, text: &'a str, now: Duration) -> Result<Signal<'a>, CloseReason> {
+    pub fn message<'a>(
+        &mut self,
+        text: &'a str,
+        now: impl FnOnce() -> Duration,
+    ) -> Result<Signal<'a>, CloseReason> {
         let packet = socketio::parse(text).map_err(|_| CloseReason::ParseError)?;
         self.packet(packet, now)
     }
@@ -226,7 +230,7 @@ impl Connection {
     pub fn packet<'a>(
         &mut self,
         packet: Packet<'a>,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
     ) -> Result<Signal<'a>, CloseReason> {
         if self.pending.is_some() {
             return Err(CloseReason::ParseError);
@@ -275,7 +279,7 @@ impl Connection {
         &mut self,
         packet: Packet<'a>,
         namespace: &str,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
     ) -> Result<Signal<'a>, CloseReason> {
         let data = packet.data.ok_or(CloseReason::ParseError)?;
         let is_event = packet.kind == Kind::BinaryEvent;
@@ -297,7 +301,7 @@ impl Connection {
             },
             due: packet.attachments,
             bytes: data.len(),
-            since: now,
+            since: now(),
         }));
         Ok(Signal::Nothing)
     }
@@ -359,7 +363,7 @@ mod tests {
 
     fn connected() -> Connection {
         let mut connection = Connection::new(1000);
-        assert_eq!(connection.message("0", T0), Ok(connect("/")));
+        assert_eq!(connection.message("0", || T0), Ok(connect("/")));
         connection.join("/", ID).unwrap();
         connection
     }
@@ -373,7 +377,7 @@ mod tests {
             "51-[\"a\",{\"_placeholder\":true,\"num\":0}]",
         ] {
             let mut connection = Connection::new(1000);
-            let closed = connection.message(packet, T0);
+            let closed = connection.message(packet, || T0);
             assert_eq!(closed, Err(CloseReason::ParseError), "{packet}");
         }
     }
@@ -398,22 +402,22 @@ mod tests {
         ] {
             let signal = Connection::new(1000);
             let mut signal = signal;
-            assert_eq!(signal.message(packet, T0), expected, "{packet}");
+            assert_eq!(signal.message(packet, || T0), expected, "{packet}");
         }
     }
 
     #[test]
     fn a_namespace_that_is_not_joined_takes_nothing() {
         let mut connection = connected();
-        assert_eq!(connection.message("0/x,", T0), Ok(connect("/x")));
+        assert_eq!(connection.message("0/x,", || T0), Ok(connect("/x")));
         let asked = Signal::Connect {
             namespace: "/x",
             query: "a=1",
             auth: Some("{}"),
         };
-        assert_eq!(connection.message("0/x?a=1,{}", T0), Ok(asked));
-        assert_eq!(connection.message("2[\"a\"]", T0), Ok(event("[\"a\"]")));
-        let closed = connection.message("2/x,[\"a\"]", T0);
+        assert_eq!(connection.message("0/x?a=1,{}", || T0), Ok(asked));
+        assert_eq!(connection.message("2[\"a\"]", || T0), Ok(event("[\"a\"]")));
+        let closed = connection.message("2/x,[\"a\"]", || T0);
         assert_eq!(closed, Err(CloseReason::ParseError));
     }
 
@@ -437,12 +441,12 @@ mod tests {
     fn events_after_leaving_are_dropped_and_one_may_come_back() {
         let mut connection = connected();
         let left = Signal::Disconnect { namespace: "/" };
-        assert_eq!(connection.message("1", T0), Ok(left));
-        assert_eq!(connection.message("2[\"a\"]", T0), Ok(Signal::Nothing));
-        assert_eq!(connection.message("1", T0), Ok(Signal::Nothing));
-        assert_eq!(connection.message("0", T0), Ok(connect("/")));
+        assert_eq!(connection.message("1", || T0), Ok(left));
+        assert_eq!(connection.message("2[\"a\"]", || T0), Ok(Signal::Nothing));
+        assert_eq!(connection.message("1", || T0), Ok(Signal::Nothing));
+        assert_eq!(connection.message("0", || T0), Ok(connect("/")));
         assert_eq!(connection.join("/", ID), Ok(()));
-        assert_eq!(connection.message("2[\"a\"]", T0), Ok(event("[\"a\"]")));
+        assert_eq!(connection.message("2[\"a\"]", || T0), Ok(event("[\"a\"]")));
     }
 
     #[test]
@@ -452,11 +456,11 @@ mod tests {
             id,
             data,
         };
-        assert_eq!(connected().message("399[]", T0), Ok(ack("99", "[]")));
-        assert_eq!(connected().message("30[1]", T0), Ok(ack("0", "[1]")));
-        assert_eq!(connected().message("37", T0), Ok(ack("7", "[]")));
-        assert_eq!(connected().message("3[]", T0), Ok(Signal::Nothing));
-        let closed = connected().message("31{}", T0);
+        assert_eq!(connected().message("399[]", || T0), Ok(ack("99", "[]")));
+        assert_eq!(connected().message("30[1]", || T0), Ok(ack("0", "[1]")));
+        assert_eq!(connected().message("37", || T0), Ok(ack("7", "[]")));
+        assert_eq!(connected().message("3[]", || T0), Ok(Signal::Nothing));
+        let closed = connected().message("31{}", || T0);
         assert_eq!(closed, Err(CloseReason::ParseError));
     }
 
@@ -466,7 +470,7 @@ mod tests {
     #[test]
     fn attachments_complete_an_event() {
         let mut connection = connected();
-        assert_eq!(connection.message(TWO, T0), Ok(Signal::Nothing));
+        assert_eq!(connection.message(TWO, || T0), Ok(Signal::Nothing));
         assert_eq!(connection.attachment(b"a"), Ok(Signal::Nothing));
         let Ok(Signal::Complete(complete)) = connection.attachment(b"b") else {
             panic!()
@@ -482,8 +486,8 @@ mod tests {
     #[test]
     fn a_text_message_between_attachments_ends_the_connection() {
         let mut connection = connected();
-        connection.message(TWO, T0).unwrap();
-        let closed = connection.message("2[\"a\"]", T0);
+        connection.message(TWO, || T0).unwrap();
+        let closed = connection.message("2[\"a\"]", || T0);
         assert_eq!(closed, Err(CloseReason::ParseError));
     }
 
@@ -493,7 +497,7 @@ mod tests {
         for (extra, expected) in [(0, Ok(Signal::Nothing)), (1, Err(CloseReason::TooLarge))] {
             let mut connection = Connection::new(head + 10);
             connection.join("/", ID).unwrap();
-            connection.message(TWO, T0).unwrap();
+            connection.message(TWO, || T0).unwrap();
             assert_eq!(connection.attachment(&vec![0; 10 + extra]), expected);
             assert!(!connection.is_overdue(ATTACHMENTS_WITHIN));
             assert!(connection.is_overdue(ATTACHMENTS_WITHIN + Duration::from_millis(1)));
@@ -504,23 +508,23 @@ mod tests {
     fn attachments_complete_an_ack() {
         let mut connection = connected();
         let ack = "61-5[{\"_placeholder\":true,\"num\":0}]";
-        assert_eq!(connection.message(ack, T0), Ok(Signal::Nothing));
+        assert_eq!(connection.message(ack, || T0), Ok(Signal::Nothing));
         let Ok(Signal::Complete(complete)) = connection.attachment(b"x") else {
             panic!()
         };
         assert!(!complete.is_event);
         assert_eq!(complete.id.as_deref(), Some("5"));
-        assert!(connection.message("2[\"a\"]", T0).is_ok());
+        assert!(connection.message("2[\"a\"]", || T0).is_ok());
     }
 
     #[test]
     fn what_is_complete_after_the_namespace_was_left_is_dropped() {
         let mut connection = connected();
-        connection.message(TWO, T0).unwrap();
+        connection.message(TWO, || T0).unwrap();
         assert!(connection.leave("/"));
         assert_eq!(connection.attachment(b"a"), Ok(Signal::Nothing));
         assert_eq!(connection.attachment(b"b"), Ok(Signal::Nothing));
-        connection.message(TWO, T0).unwrap();
+        connection.message(TWO, || T0).unwrap();
         assert_eq!(connection.attachment(b"a"), Ok(Signal::Nothing));
         assert_eq!(connection.attachment(b"b"), Ok(Signal::Nothing));
         assert_eq!(connection.attachment(b"c"), Err(CloseReason::ParseError));
@@ -531,7 +535,7 @@ mod tests {
         fn any_packets_are_survived(packets in prop::collection::vec("[0-6]?[/a,0-9-]{0,4}[\\[\\]{}\"a,]{0,8}", 0..20)) {
             let mut connection = Connection::new(1000);
             for packet in &packets {
-                match connection.message(packet, T0) {
+                match connection.message(packet, || T0) {
                     Ok(Signal::Connect { namespace, .. }) => drop(connection.join(namespace, ID)),
                     Ok(_) => {}
                     Err(_) => break,

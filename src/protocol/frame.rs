@@ -4,15 +4,23 @@
 //! Frames from a server are not masked, so the same bytes go to every WebSocket, and without the
 //! head to every polling client. Nothing is encoded per recipient; a clone shares the bytes.
 
-use bytes::{Buf, Bytes};
+use std::cell::Cell;
+use std::sync::Arc;
 
 use super::websocket::{self, HEAD_BYTES_MAX, Opcode};
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A thread's buffer that a large packet has made larger than this is given back.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// A packet ready to be sent on either transport. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Head and packet.
-    bytes: Bytes,
+    /// Head and packet: one allocation, its count of references in front.
+    bytes: Arc<[u8]>,
     head_len: u8,
     is_binary: bool,
 }
@@ -85,10 +93,12 @@ impl Frame {
         self.bytes.len()
     }
 
-    /// The head's length is known only after the packet's: room for the longest one is left in
-    /// front and the head is put at its right end, so that nothing is moved.
+    /// Written into a buffer of the thread and copied from there, so that a frame is one allocation of just its size.
+    /// The head's length is known only after the packet's: room for the longest one is left in front.
     fn encode(opcode: Opcode, capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut buffer = Vec::with_capacity(HEAD_BYTES_MAX + capacity);
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        buffer.reserve(HEAD_BYTES_MAX + capacity);
         buffer.resize(HEAD_BYTES_MAX, 0);
         write(&mut buffer);
         assert!(
@@ -98,10 +108,10 @@ impl Frame {
         let (head, head_len) = websocket::head(opcode, buffer.len() - HEAD_BYTES_MAX);
         let start = HEAD_BYTES_MAX - head_len;
         buffer[start..HEAD_BYTES_MAX].copy_from_slice(&head[..head_len]);
-        // Unlike a slice, this needs no memory for the sharing until there is somebody to share
-        // with.
-        let mut bytes = Bytes::from(buffer);
-        bytes.advance(start);
+        let bytes = Arc::from(&buffer[start..]);
+        if buffer.capacity() <= BUFFER_BYTES_MAX {
+            BUFFER.set(buffer);
+        }
         Self {
             bytes,
             head_len: head_len as u8,
@@ -112,7 +122,7 @@ impl Frame {
     /// A short text packet with its head, as it stands in the program.
     fn fixed(bytes: &'static [u8]) -> Self {
         Self {
-            bytes: Bytes::from_static(bytes),
+            bytes: Arc::from(bytes),
             head_len: 2,
             is_binary: false,
         }
@@ -125,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_small_and_shares_its_bytes() {
-        assert!(size_of::<Frame>() <= 40);
+        assert!(size_of::<Frame>() <= 24);
         let frame = Frame::text_from(b"42[\"a\"]");
         assert_eq!(
             frame.clone().websocket().as_ptr(),
@@ -155,6 +165,18 @@ mod tests {
     fn the_expected_capacity_is_only_a_hint() {
         let frame = Frame::text(1, |out| out.extend_from_slice(&[b'y'; 300]));
         assert_eq!(frame.packet(), [b'y'; 300]);
+    }
+
+    #[test]
+    fn a_frame_may_be_made_while_another_is() {
+        let mut inner = None;
+        let outer = Frame::text(1, |out| {
+            out.push(b'a');
+            inner = Some(Frame::text_from(b"inner"));
+            out.push(b'b');
+        });
+        assert_eq!(outer.packet(), b"ab");
+        assert_eq!(inner.unwrap().packet(), b"inner");
     }
 
     #[test]

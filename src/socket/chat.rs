@@ -96,7 +96,7 @@ impl Chat {
         draft: &Draft<'_>,
         ack: Option<&str>,
     ) -> Result<(), Rejection> {
-        if !session.allow_message(self.hub.now(), self.rates.messages) {
+        if !session.allow_message(|| self.hub.now(), self.rates.messages) {
             return Err(Rejection::RateLimited);
         }
         let unix_ms = unix_ms();
@@ -137,7 +137,7 @@ impl Chat {
 
     /// Typing is volatile: what is malformed, too frequent or in the way of messages is dropped and counted.
     fn typing(&self, session: &Arc<Session>, is_typing: bool, json: &str) {
-        let allowed = session.allow_typing(self.hub.now(), self.rates.typing);
+        let allowed = session.allow_typing(|| self.hub.now(), self.rates.typing);
         let relayed = allowed
             .then(|| self.relay_typing(session, is_typing, json))
             .flatten();
@@ -152,11 +152,7 @@ impl Chat {
         let receiver = id(typing.receiver_id)??;
         let conversation = match id(typing.conversation_id)? {
             Some(given) => given,
-            None => Cow::Owned(
-                ConversationId::between(&sender, &receiver)
-                    .as_str()
-                    .to_owned(),
-            ),
+            None => Cow::Owned(ConversationId::text_between(&sender, &receiver)),
         };
         self.hub.broadcast_volatile(&receiver, Some(session), || {
             let [sender, receiver, conversation] =

@@ -194,7 +194,10 @@ impl<A: Application> Messages for Namespaces<A> {
         if session.speaks_msgpack() {
             return Err(CloseReason::ParseError);
         }
-        let signal = session.connection.lock().message(message, self.hub.now())?;
+        let signal = session
+            .connection
+            .lock()
+            .message(message, || self.hub.now())?;
         self.act(session, signal)
     }
 
@@ -219,7 +222,7 @@ impl<A: Application> Namespaces<A> {
     fn msgpack(&self, session: &Arc<Session>, message: &[u8]) -> Result<(), CloseReason> {
         let decoded = msgpack::read::decode(message, self.hub.payload_bytes_max());
         let decoded = decoded.map_err(|_| CloseReason::ParseError)?;
-        let now = self.hub.now();
+        let now = || self.hub.now();
         let signal = session.connection.lock().packet(decoded.packet(), now)?;
         self.act(session, signal)?;
         for attachment in &decoded.attachments {

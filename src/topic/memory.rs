@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::topic::{
-    Bounds, Entry, Outcome, Position, Record, Start, Subscription, Topic, TopicError,
+    Bounds, Entry, Outcome, Position, Record, SharedRecord, Start, Subscription, Topic, TopicError,
 };
 
 /// A log of one partition that ends with its value and the last of its subscriptions.
@@ -47,7 +47,9 @@ impl Memory {
             return batch.into_iter().map(refused).collect();
         }
         let now = Instant::now();
-        let outcomes = batch.into_iter().map(|record| match log.push(record, now) {
+        let batch: Arc<[Record]> = batch.into();
+        let records = SharedRecord::of(&batch, 0);
+        let outcomes = records.map(|record| match log.push(record, now) {
             Some(offset) => Outcome::Appended(position(offset)),
             None => Outcome::NotAppended(TopicError::TooLarge),
         });
@@ -129,14 +131,14 @@ struct Tip {
 struct Log {
     /// Offset of the first record kept.
     first: u64,
-    kept: VecDeque<(Instant, Record)>,
+    kept: VecDeque<(Instant, SharedRecord)>,
     records_max: usize,
     groups: HashMap<&'static str, u64>,
 }
 
 impl Log {
     /// The record's offset; `None` when it is too large.
-    fn push(&mut self, record: Record, now: Instant) -> Option<u64> {
+    fn push(&mut self, record: SharedRecord, now: Instant) -> Option<u64> {
         if record.size() > RECORD_BYTES_MAX {
             return None;
         }

@@ -10,11 +10,15 @@ pub mod memory;
 pub mod reluctant;
 
 use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
+
+use crate::chat::message::Sealed;
 
 // === Record ===
 
@@ -48,6 +52,21 @@ impl Record {
     }
 }
 
+impl From<Sealed> for Record {
+    fn from(sealed: Sealed) -> Self {
+        let kind = Bytes::from_static(sealed.kind.as_bytes());
+        Self {
+            key: sealed.conversation.into_bytes(),
+            headers: SmallVec::from_buf([
+                (header::MESSAGE_ID.into(), sealed.id_hex),
+                (header::RECIPIENTS.into(), sealed.recipients),
+                (header::TYPE.into(), kind),
+            ]),
+            value: sealed.value,
+        }
+    }
+}
+
 /// Names of the headers that our records carry.
 pub mod header {
     /// The message's `_id`, 24 hex digits.
@@ -65,13 +84,48 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// A record as a topic's readers get it: the memory is that of the batch it was appended or read with, and a clone
+/// counts one reference, where a clone of a [`Record`] counts one for each of its parts.
+#[derive(Clone, Debug)]
+pub struct SharedRecord {
+    batch: Arc<[Record]>,
+    index: usize,
+}
+
+impl SharedRecord {
+    /// The records of a batch from `first` on.
+    pub fn of(batch: &Arc<[Record]>, first: usize) -> impl Iterator<Item = Self> {
+        (first..batch.len()).map(|index| Self {
+            batch: Arc::clone(batch),
+            index,
+        })
+    }
+}
+
+impl Deref for SharedRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.batch[self.index]
+    }
+}
+
+impl From<Record> for SharedRecord {
+    fn from(record: Record) -> Self {
+        Self {
+            batch: Arc::new([record]),
+            index: 0,
+        }
+    }
+}
+
 /// A record read from a topic, with its place.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub position: Position,
     /// When it was appended, in milliseconds since 1970; 0 where the log does not keep that. Orders nothing.
     pub time_ms: u64,
-    pub record: Record,
+    pub record: SharedRecord,
 }
 
 // === Topic ===

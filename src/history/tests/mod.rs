@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::Inserted;
-use crate::topic::{Topic, TopicError};
+use crate::topic::{Record, SharedRecord, Topic, TopicError};
 
 /// A store of the test's own: a sorted list that can be told to fail.
 #[derive(Default)]
@@ -348,11 +348,11 @@ async fn a_foreign_record_is_read_as_a_message() {
     let record = |value: &'static str| Entry {
         position: at(3),
         time_ms: 9,
-        record: crate::topic::Record {
+        record: SharedRecord::from(Record {
             key: Bytes::new(),
             headers: Default::default(),
             value: Bytes::from_static(value.as_bytes()),
-        },
+        }),
     };
     let plain = record(r#"{"sender_id":"a","receiver_id":"b","text_content":"t"}"#);
     let message = setup.history.read(&plain).unwrap();

@@ -77,7 +77,7 @@ impl Letter {
         let Entry {
             position, record, ..
         } = &self.entry;
-        let mut letter = record.clone();
+        let mut letter = Record::clone(record);
         if let Some(max) = self.value_bytes_max {
             letter.headers.clear();
             letter.value.truncate(max);
@@ -166,7 +166,7 @@ mod tests {
         let entry = Entry {
             position,
             time_ms: 5,
-            record,
+            record: record.into(),
         };
         Letter::new(entry, cause)
     }

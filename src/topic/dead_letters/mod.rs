@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::topic::memory::Memory;
     use crate::topic::reluctant::Reluctant;
-    use crate::topic::{Entry, Position, Record, Start};
+    use crate::topic::{Entry, Position, Record, SharedRecord, Start};
 
     fn letter(value: &'static [u8]) -> Letter {
         let entry = Entry {
@@ -174,11 +174,11 @@ mod tests {
                 offset: 1,
             },
             time_ms: 0,
-            record: Record {
+            record: SharedRecord::from(Record {
                 key: Bytes::new(),
                 headers: Default::default(),
                 value: Bytes::from_static(value),
-            },
+            }),
         };
         Letter::new(entry, Cause::Unreadable("no message".to_owned()))
     }

@@ -5,18 +5,19 @@
 //! client sent, or an older file left on the disk, never pass for a block of this segment.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use crate::topic::{Record, header};
 
-/// Records that became durable together.
-#[derive(Debug)]
+/// Records that became durable together. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(super) struct Block {
     /// Offset of the first record; the others follow without a gap.
     pub base: u64,
-    pub records: Vec<Record>,
+    pub records: Arc<[Record]>,
 }
 
 impl Block {
@@ -35,7 +36,7 @@ impl Block {
         }
         payload.is_empty().then_some(Block {
             base: head.base,
-            records,
+            records: records.into(),
         })
     }
 }
@@ -263,7 +264,7 @@ mod tests {
         assert_eq!((head.base, head.count, head.end()), (7, 2, 9));
         assert_eq!(head.time_ms, 1_700_000_000_000);
         assert_eq!(head.block_bytes(), bytes.len());
-        assert_eq!(Block::decode(&bytes, 9).expect("sound").records, records);
+        assert_eq!(*Block::decode(&bytes, 9).expect("sound").records, records);
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Committer {
     }
 
     /// Lets everybody see a durable block.
-    fn publish(&mut self, records: Vec<Record>, time_ms: u64) {
+    fn publish(&mut self, records: Arc<[Record]>, time_ms: u64) {
         if self.refusing {
             self.refusing = false;
             tracing::info!("the journal accepts records again");
@@ -145,7 +145,7 @@ impl Committer {
         let block_bytes = self.encoder.block_bytes();
         let count = records.len() as u64;
         let base = self.segment.end;
-        let block = Arc::new(Block { base, records });
+        let block = Block { base, records };
         self.segment.grow(block_bytes, block.end(), time_ms);
         if let Some(last) = self.shared.shelf.lock().last_mut() {
             *last = self.segment;
@@ -237,12 +237,14 @@ struct Call {
 
 impl Round {
     fn new(appends: Vec<Append>, base: u64) -> Round {
-        let count = appends.iter().map(|append| append.records.len()).sum();
-        let mut records = Vec::with_capacity(count);
+        let mut records = Vec::new();
         let mut calls = VecDeque::with_capacity(appends.len());
         for append in appends {
             let from = records.len();
-            records.extend(append.records);
+            match from {
+                0 => records = append.records,
+                _ => records.extend(append.records),
+            }
             let to = records.len();
             let reply = append.reply;
             calls.push_back(Call { from, to, reply });
@@ -264,7 +266,7 @@ impl Round {
     }
 
     /// Moves the next block's worth of records into the encoder; the records themselves.
-    fn fill(&mut self, encoder: &mut Encoder) -> Vec<Record> {
+    fn fill(&mut self, encoder: &mut Encoder) -> Arc<[Record]> {
         encoder.begin();
         let waiting = self.records.as_slice().iter();
         let count = waiting.take_while(|record| encoder.push(record)).count();

@@ -43,7 +43,7 @@ pub struct JournalConfig {
     pub path: PathBuf,
     /// A segment that would grow beyond this is closed and the next one begun.
     pub segment_bytes_max: u64,
-    /// The last records kept in memory for readers that keep up.
+    /// Records kept in memory until all readers have taken them; one that falls further behind reads the files.
     pub ring_bytes_max: usize,
     /// Records waiting to be written or being written; more are refused as `Unavailable`.
     pub queue_bytes_max: usize,

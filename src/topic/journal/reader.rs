@@ -17,17 +17,19 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::topic::journal::block::{Block, Head};
 use crate::topic::journal::segment::{SEGMENT_HEAD_BYTES, Segment, Walk};
-use crate::topic::journal::shared::{Shared, Tip, now_ms};
-use crate::topic::{Entry, Position, Subscription, TopicError};
+use crate::topic::journal::shared::{Seat, Shared, Tip, now_ms};
+use crate::topic::{Entry, Position, SharedRecord, Subscription, TopicError};
 
 pub(super) struct Reader {
     shared: Arc<Shared>,
     tip: watch::Receiver<Tip>,
+    /// Its place in the ring, which keeps what it has still to take.
+    seat: Seat,
     group: Option<&'static str>,
     /// Offset of the next record to return.
     next: u64,
     /// Blocks to return; the first holds `next`.
-    ahead: VecDeque<Arc<Block>>,
+    ahead: VecDeque<Block>,
     /// Under way on another thread. It outlives a dropped `poll`, so nothing is read twice or lost.
     reading: Option<JoinHandle<Result<Chunk, TopicError>>>,
     place: Option<Place>,
@@ -35,7 +37,7 @@ pub(super) struct Reader {
 
 /// Blocks read from a file, and where it went on.
 struct Chunk {
-    blocks: Vec<Arc<Block>>,
+    blocks: Vec<Block>,
     place: Place,
 }
 
@@ -49,9 +51,11 @@ struct Place {
 
 impl Reader {
     pub fn new(shared: Arc<Shared>, group: Option<&'static str>, next: u64) -> Reader {
+        let seat = shared.ring.lock().join(next);
         Reader {
             tip: shared.tip.subscribe(),
             shared,
+            seat,
             group,
             next,
             ahead: VecDeque::new(),
@@ -71,10 +75,7 @@ impl Reader {
                 break;
             }
             if self.next < tip.end {
-                self.shared
-                    .ring
-                    .lock()
-                    .read(self.next, left, &mut self.ahead);
+                self.take_ring(left);
                 match self.ahead.is_empty() {
                     true if left < max => break,
                     true => self.read_segment().await?,
@@ -87,16 +88,21 @@ impl Reader {
         Ok(())
     }
 
+    fn take_ring(&mut self, records_max: usize) {
+        let mut ring = self.shared.ring.lock();
+        ring.read(self.seat, self.next, records_max, &mut self.ahead);
+    }
+
     /// Moves what is at hand into the batch.
     fn take(&mut self, batch: &mut Vec<Entry>, left: &mut usize) {
         while let Some(block) = self.ahead.front().filter(|_| *left > 0) {
             let skip = (self.next - block.base) as usize;
-            let records = block.records.iter().skip(skip).take(*left);
+            let records = SharedRecord::of(&block.records, skip).take(*left);
             let before = batch.len();
             batch.extend(records.zip(self.next..).map(|(record, offset)| Entry {
                 time_ms: 0,
                 position: position(offset),
-                record: record.clone(),
+                record,
             }));
             let taken = batch.len() - before;
             *left -= taken;
@@ -134,6 +140,12 @@ impl Reader {
             self.shared.queue.tidy();
         }
         Ok(())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.ring.lock().leave(self.seat);
     }
 }
 
@@ -208,7 +220,7 @@ impl Place {
         sought.map_err(|error| self.unreadable(&error))
     }
 
-    fn read(&mut self, segment: &Segment) -> Result<Vec<Arc<Block>>, TopicError> {
+    fn read(&mut self, segment: &Segment) -> Result<Vec<Block>, TopicError> {
         let left = segment.bytes - self.position;
         let mut bytes = self.bytes(left.min(CHUNK_BYTES))?;
         let first = Head::parse(&bytes).map_or(0, |head| head.block_bytes() as u64);
@@ -223,7 +235,7 @@ impl Place {
             };
             self.position += head.block_bytes() as u64;
             self.next = block.end();
-            blocks.push(Arc::new(block));
+            blocks.push(block);
             bytes = bytes.slice(head.block_bytes()..);
         }
         match blocks.is_empty() {

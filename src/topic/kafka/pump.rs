@@ -174,7 +174,7 @@ fn entry(message: &BorrowedMessage<'_>) -> Entry {
     Entry {
         position,
         time_ms,
-        record,
+        record: record.into(),
     }
 }
 
