@@ -196,3 +196,27 @@ fn one_client_owes_so_many_acknowledgements_and_no_more() {
     assert_eq!(ask(&hub, &session, MINUTE, &heard), None);
     assert_eq!(*heard.lock(), [Err(AckError::TooMany)]);
 }
+
+#[test]
+fn attachments_that_do_not_come_end_the_session_at_a_beat_after_a_minute() {
+    for revision in [Revision::V4, Revision::V3] {
+        let mut hub = hub(10_000);
+        let handshake = Handshake {
+            revision,
+            ..handshake()
+        };
+        let session = hub.open(Sid::new([1; 15]), Link::WebSocket, handshake);
+        {
+            let mut connection = session.connection.lock();
+            connection.join("/", Sid::new([2; 15])).unwrap();
+            let due = r#"51-["x",{"_placeholder":true,"num":0}]"#;
+            connection.message(due, || hub.now()).unwrap();
+        }
+        for (seconds, expected) in [(59, None), (60, Some(CloseReason::ParseError))] {
+            hub.started -= Duration::from_secs(seconds);
+            session.heard(hub.now());
+            hub.sweep();
+            assert_eq!(session.closed(), expected, "{revision:?}");
+        }
+    }
+}
