@@ -27,6 +27,10 @@ use crate::socket::engine::Engine;
 /// be on its way on the other connection, and then this GET is to be refused.
 const UPGRADE_GRACE: Duration = Duration::from_millis(5);
 
+/// How long a goodbye waits for the GET that the client may have sent in the same moment on another connection: it is
+/// then told the end, not refused.
+const GOODBYE_GRACE: Duration = Duration::from_millis(5);
+
 /// Bytes of packets in one answer, unless a single one is larger.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 
@@ -125,7 +129,11 @@ impl Polling<'_> {
         match self.collect(request).await {
             Ok(body) => {
                 if let Err(reason) = self.receive(&session, body, framing) {
-                    self.engine.hub.close(&session, reason);
+                    // Also when this request is broken off.
+                    let _ended = Ended(self.engine, &session, reason);
+                    if reason == CloseReason::TransportClose && !is_held(&session) {
+                        tokio::time::sleep(GOODBYE_GRACE).await;
+                    }
                 }
                 reply::reply(StatusCode::OK, "text/html", "ok")
             }
@@ -238,6 +246,19 @@ impl Drop for Held<'_> {
                 .hub
                 .close(self.session, CloseReason::TransportClose);
         }
+    }
+}
+
+fn is_held(session: &Session) -> bool {
+    matches!(*session.link.lock(), Link::Polling { get: true, .. })
+}
+
+/// Ends a session when it is dropped.
+struct Ended<'a>(&'a Engine, &'a Arc<Session>, CloseReason);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.hub.close(self.1, self.2);
     }
 }
 
