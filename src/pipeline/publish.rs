@@ -229,8 +229,10 @@ impl Publisher {
                 lane.filled.notified().await;
                 continue;
             }
-            if waiting < self.limits.batch_max {
-                self.parts.topic.turn().await;
+            if waiting < self.limits.batch_max
+                && let Some(turn) = self.parts.topic.turn()
+            {
+                turn.await;
             }
             let batch = self.take(lane);
             let count = batch.len();
@@ -509,9 +511,11 @@ mod tests {
     }
 
     impl Topic for Paced {
-        fn turn(&self) -> BoxFuture<'_, ()> {
+        fn turn(&self) -> Option<BoxFuture<'_, ()>> {
             self.asked.notify_one();
-            Box::pin(async { self.turns.acquire().await.unwrap().forget() })
+            Some(Box::pin(async {
+                self.turns.acquire().await.unwrap().forget()
+            }))
         }
 
         fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {

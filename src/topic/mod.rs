@@ -143,10 +143,11 @@ pub enum Outcome {
 
 /// An append-only log of records.
 pub trait Topic: Send + Sync {
-    /// Waits, a few milliseconds at most, until an append pays: where a small one costs as much as a large one, the
-    /// appends of all that wait go together, and keep apart from the last. For who has more to append meanwhile.
-    fn turn(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    /// What waits, a few milliseconds at most, until an append pays: where a small one costs as much as a large one,
+    /// the appends of all that wait go together, and keep apart from the last. For who has more to append meanwhile.
+    /// `None`: it always pays.
+    fn turn(&self) -> Option<BoxFuture<'_, ()>> {
+        None
     }
 
     /// Appends in order; one outcome a record, in the order given. An `Appended` record is durable (it survives

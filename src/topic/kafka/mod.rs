@@ -157,8 +157,8 @@ impl KafkaTopic {
 }
 
 impl Topic for KafkaTopic {
-    fn turn(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.pace.turn())
+    fn turn(&self) -> Option<BoxFuture<'_, ()>> {
+        Some(Box::pin(self.pace.turn()))
     }
 
     fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
