@@ -217,22 +217,24 @@ impl Tables {
     ) -> Result<Vec<Message>, Fault> {
         let mut key = Key::of(conversation);
         let (start, end) = (key.start(), key.end());
-        let mut page = Page::new(conversation, limit);
+        let page = Page::new(conversation, limit);
         match cursor {
-            Cursor::Newest => page.fill_back(self.messages.range(start..end).rev(), |_| true)?,
+            Cursor::Newest => {
+                let runs = self.messages.range(start..end).rev();
+                page.fill(Direction::Falling, runs, |_| true)
+            }
             Cursor::Before(seq, id) => {
-                let before = self.messages.range(start..key.at((seq, id)).to_vec());
-                page.fill_back(before.rev(), |place| place < (seq, id))?;
+                let runs = self.messages.range(start..key.at((seq, id)).to_vec());
+                page.fill(Direction::Falling, runs.rev(), |place| place < (seq, id))
             }
             Cursor::After(seq, id) => {
                 let at = key.at((seq, id)).to_vec();
                 // The cursor may stand within a run, which then begins before it.
                 let within = self.messages.range(start..at.clone()).next_back();
                 let runs = within.into_iter().chain(self.messages.range(at..end));
-                page.fill(runs, |place| place > (seq, id))?;
+                page.fill(Direction::Rising, runs, |place| place > (seq, id))
             }
         }
-        Ok(page.messages)
     }
 
     pub fn find(&self, ids: &[MessageId]) -> Result<Vec<Message>, Fault> {
@@ -278,6 +280,13 @@ fn first_place(run: &Run) -> Result<(Seq, MessageId), Fault> {
 
 // === Page ===
 
+/// Which way runs are read. A page is in rising order either way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Rising,
+    Falling,
+}
+
 /// Messages of one conversation, up to the limit, or up to the one that brings them to [`PAGE_BYTES_MAX`]; no run is
 /// read behind that.
 struct Page<'a> {
@@ -309,39 +318,28 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// From runs in rising order, those that belong to the page.
+    /// Takes the messages that belong to the page from runs that lie in this direction.
     fn fill(
-        &mut self,
+        mut self,
+        direction: Direction,
         mut runs: impl Iterator<Item = Guard>,
         belongs: impl Fn((Seq, MessageId)) -> bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<Message>, Fault> {
         while !self.is_full()
             && let Some(guard) = runs.next()
         {
             let run = run(guard)?;
-            let rows = run.rows().ok_or(Fault::Unreadable)?;
+            let mut rows = run.rows().ok_or(Fault::Unreadable)?;
+            if direction == Direction::Falling {
+                rows.reverse();
+            }
             let rows = rows.into_iter().filter(|row| belongs(row.place()));
             rows.for_each(|row| self.push(row));
         }
-        Ok(())
-    }
-
-    /// From runs in falling order; the page is in rising order even so.
-    fn fill_back(
-        &mut self,
-        mut runs: impl Iterator<Item = Guard>,
-        belongs: impl Fn((Seq, MessageId)) -> bool,
-    ) -> Result<(), Fault> {
-        while !self.is_full()
-            && let Some(guard) = runs.next()
-        {
-            let run = run(guard)?;
-            let rows = run.rows().ok_or(Fault::Unreadable)?;
-            let rows = rows.into_iter().rev().filter(|row| belongs(row.place()));
-            rows.for_each(|row| self.push(row));
+        if direction == Direction::Falling {
+            self.messages.reverse();
         }
-        self.messages.reverse();
-        Ok(())
+        Ok(self.messages)
     }
 }
 
