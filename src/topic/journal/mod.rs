@@ -9,6 +9,7 @@ mod groups;
 mod queue;
 mod reader;
 mod recovery;
+mod rest;
 mod segment;
 mod shared;
 
@@ -33,6 +34,7 @@ use committer::{Committer, Disk, OsDisk};
 use groups::Groups;
 use queue::{Answer, Queue};
 use reader::{Reader, position};
+use rest::Rest;
 use segment::{Segment, Shelf};
 use shared::{Counters, Ring, Shared, Tip};
 
@@ -120,6 +122,7 @@ impl Journal {
             ring: Mutex::new(Ring::new(config.ring_bytes_max)),
             groups: Mutex::new(groups),
             tip: watch::Sender::new(Tip { end, over: false }),
+            rest: Rest::default(),
             counters: Counters::default(),
         });
         let committer = Committer {
@@ -128,7 +131,9 @@ impl Journal {
             folder: folder.clone(),
             segment_bytes_max: config.segment_bytes_max,
             file,
+            prepared: segment.bytes,
             segment,
+            sync_took: Duration::ZERO,
             encoder: block::Encoder::new(),
             salt,
             rolling: false,
@@ -257,6 +262,11 @@ impl Journal {
 }
 
 impl Topic for Journal {
+    fn turn(&self) -> Option<BoxFuture<'_, ()>> {
+        let turn = self.shared.rest.turn()?;
+        Some(Box::pin(turn))
+    }
+
     fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {
         Box::pin(self.append_all(batch))
     }

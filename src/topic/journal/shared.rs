@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::topic::journal::block::Block;
 use crate::topic::journal::groups::Groups;
 use crate::topic::journal::queue::{self, Queue};
+use crate::topic::journal::rest::Rest;
 use crate::topic::journal::segment::Shelf;
 
 /// Locks are taken one at a time, never one inside the other.
@@ -20,6 +21,7 @@ pub(super) struct Shared {
     pub groups: Mutex<Groups>,
     /// Readers wait on it. It is moved after the block is on the shelf and in the ring.
     pub tip: watch::Sender<Tip>,
+    pub rest: Rest,
     pub counters: Counters,
 }
 

@@ -6,6 +6,12 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
+use segment::SEGMENT_HEAD_BYTES;
+
+/// As the format has them.
+const BLOCK_HEAD_BYTES: usize = 32;
+/// Of the bench's.
+const RECORD_BYTES: usize = 17;
 
 #[tokio::test]
 async fn a_failed_write_leaves_nothing_and_the_journal_recovers_when_space_returns() {
@@ -64,6 +70,46 @@ async fn a_segment_that_cannot_be_created_is_passing() {
     bench.append(1, appended).await;
     assert_eq!(bench.journal.stats().segments, 2);
     assert_eq!(bench.end_after_reopen(), 2);
+}
+
+#[tokio::test]
+async fn small_blocks_are_written_over_zeros_and_large_ones_lengthen_the_file() {
+    let bench = Bench::new(64 << 20);
+    let zeros = committer::ZEROS.len() as u64;
+    bench.append(1, appended).await;
+    let prepared = bench.file_bytes();
+    assert_eq!(prepared, SEGMENT_HEAD_BYTES + zeros);
+    bench.append(1, appended).await;
+    assert_eq!(bench.file_bytes(), prepared, "no length to make durable");
+    let largest = (committer::SMALL_BLOCK_BYTES as usize - BLOCK_HEAD_BYTES) / RECORD_BYTES;
+    loop {
+        let left = (prepared - bench.journal.stats().bytes_on_disk) as usize;
+        match left.saturating_sub(BLOCK_HEAD_BYTES) / RECORD_BYTES {
+            0 => break,
+            count => bench.append(count.min(largest), appended).await,
+        }
+        assert_eq!(bench.file_bytes(), prepared);
+    }
+    bench.append(largest + 1, appended).await;
+    let lengthened = bench.journal.stats().bytes_on_disk;
+    assert_eq!(bench.file_bytes(), lengthened, "a large block");
+    bench.append(largest, appended).await;
+    assert_eq!(bench.file_bytes(), lengthened + zeros, "a small one");
+    let end = bench.journal.stats().end;
+    assert_eq!(bench.end_after_crash().await, end);
+}
+
+#[tokio::test]
+async fn a_segment_that_is_full_or_closed_has_no_zeros() {
+    let bench = Bench::new(200);
+    for _ in 0..8 {
+        bench.append(2, appended).await;
+    }
+    assert!(bench.journal.stats().segments > 1);
+    let bytes = bench.journal.stats().bytes_on_disk;
+    bench.journal.close().await.expect("closes");
+    assert_eq!(bench.file_bytes(), bytes);
+    assert_eq!(bench.end_after_reopen(), 16);
 }
 
 /// A journal on a disk that fails when told to.
@@ -128,6 +174,34 @@ impl Bench {
         let outcomes = self.journal.append(vec![record; count]).await;
         assert_eq!(outcomes.len(), count);
         assert!(outcomes.iter().all(is_expected), "{outcomes:?}");
+    }
+
+    /// Of all segments.
+    fn file_bytes(&self) -> u64 {
+        let files = fs::read_dir(self.folder.path()).expect("reads");
+        let files = files.map(|file| file.expect("reads"));
+        let segments = files.filter(|file| file.path().extension().is_some_and(|e| e == "log"));
+        let bytes = segments.map(|file| file.metadata().expect("is there").len());
+        bytes.sum()
+    }
+
+    /// Opens a copy of what is on the disk now.
+    async fn end_after_crash(&self) -> u64 {
+        let copy = tempfile::tempdir().expect("folder");
+        for file in fs::read_dir(self.folder.path()).expect("reads") {
+            let file = file.expect("reads");
+            if file.path().is_file() {
+                fs::copy(file.path(), copy.path().join(file.file_name())).expect("copies");
+            }
+        }
+        let again = Journal::open(JournalConfig::new(copy.path())).expect("opens");
+        let end = again.stats().end;
+        let mut reader = again.subscribe(Start::Group("all")).await.expect("reads");
+        let mut entries = Vec::new();
+        while (entries.len() as u64) < end {
+            reader.poll(&mut entries, 1_000).await.expect("sound");
+        }
+        end
     }
 
     fn end_after_reopen(self) -> u64 {
