@@ -10,7 +10,7 @@ use chat_svc::chat::id::MessageIdMaker;
 use chat_svc::chat::rejection::Rejection;
 use chat_svc::disk::FreeSpace;
 use chat_svc::drain::{Drain, Tasks};
-use chat_svc::history::{History, HistoryLimits, Origin};
+use chat_svc::history::History;
 use chat_svc::hub::session::Session;
 use chat_svc::metrics::Metrics;
 use chat_svc::pipeline::publish::{LaneLimits, Parts, Publisher};
@@ -80,24 +80,20 @@ impl Rig {
         let hub = support::hub(1 << 20);
         let topic = Arc::new(Refusing);
         let store = EmbeddedStore::open(folder.path()).expect("a store");
-        let bounds = topic.bounds("archive").await.expect("bounds");
-        let origin = Origin {
-            epoch: 1,
-            topic: "chat.messages",
-        };
-        let limits = HistoryLimits {
-            tail_bytes_max: 1 << 20,
-            recent_ids_max: 1_000,
-        };
-        let history = History::new(Arc::new(store), &bounds, origin, limits, metrics.clone());
+        let history = History::alone(&*topic, Arc::new(store), metrics.clone());
         let parts = Parts {
+            history: Arc::new(history.await.expect("the log's bounds")),
             topic,
-            history: Arc::new(history),
             hub: hub.clone(),
             metrics: metrics.clone(),
         };
         let space = FreeSpace::watch(folder.path().to_owned(), 0).expect("a folder");
-        let publisher = Arc::new(Publisher::new(4, LANE, Arc::new(space), parts));
+        let publisher = Arc::new(Publisher::new(
+            4,
+            LaneLimits::default(),
+            Arc::new(space),
+            parts,
+        ));
         publisher.start(&Tasks::default(), &Drain::default());
         let chat = Chat {
             hub: hub.clone(),
@@ -202,11 +198,3 @@ impl Topic for Refusing {
 
 /// Frames taken before the lane gets its turn.
 const QUEUED: u64 = 64;
-
-/// The server's defaults.
-const LANE: LaneLimits = LaneLimits {
-    messages_max: 8_192,
-    bytes_max: 16 << 20,
-    batch_max: 1_024,
-    wait_max: Duration::from_secs(30),
-};

@@ -4,13 +4,12 @@ use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use chat_svc::chat::id::MessageIdMaker;
 use chat_svc::chat::rejection::Rejection;
 use chat_svc::disk::FreeSpace;
 use chat_svc::drain::{Drain, Tasks};
-use chat_svc::history::{History, HistoryLimits, Origin};
+use chat_svc::history::History;
 use chat_svc::hub::outbox::Taken;
 use chat_svc::hub::session::{Handshake, Link, PollingForm, Session};
 use chat_svc::hub::{Hub, HubLimits};
@@ -93,7 +92,7 @@ impl Service {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let metrics = Arc::new(Metrics::new(&Rejection::CODES));
-        let hub = Arc::new(Hub::new(HUB, None, metrics.clone()));
+        let hub = Arc::new(Hub::new(hub_limits(), None, metrics.clone()));
         let tasks = Tasks::default();
         let publisher = runtime.block_on(pipeline(topic, folder, &hub, &metrics, &tasks));
         let chat = Chat {
@@ -175,17 +174,8 @@ async fn pipeline(
     tasks: &Tasks,
 ) -> Arc<Publisher> {
     let store = EmbeddedStore::open(folder.join("store")).expect("a store");
-    let bounds = topic.bounds("archive").await.expect("the log's bounds");
-    let origin = Origin {
-        epoch: 1,
-        topic: "chat.messages",
-    };
-    let limits = HistoryLimits {
-        tail_bytes_max: 256 << 20,
-        recent_ids_max: 262_144,
-    };
-    let history = History::new(Arc::new(store), &bounds, origin, limits, metrics.clone());
-    let history = Arc::new(history);
+    let history = History::alone(&*topic, Arc::new(store), metrics.clone());
+    let history = Arc::new(history.await.expect("the log's bounds"));
     let subscription = topic.subscribe(Start::Latest).await;
     let deliver = Deliver {
         subscription: subscription.expect("a subscription"),
@@ -204,7 +194,12 @@ async fn pipeline(
         hub: hub.clone(),
         metrics: metrics.clone(),
     };
-    let publisher = Arc::new(Publisher::new(1, LANES, Arc::new(space), parts));
+    let publisher = Arc::new(Publisher::new(
+        1,
+        LaneLimits::default(),
+        Arc::new(space),
+        parts,
+    ));
     publisher.start(tasks, &Drain::default());
     publisher
 }
@@ -229,18 +224,10 @@ fn connect(hub: &Hub, engine: &Engine, number: u8, user: &str) -> Arc<Session> {
 
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-const HUB: HubLimits = HubLimits {
-    outbox_bytes_max: 16 << 20,
-    rooms_per_socket_max: 1000,
-    payload_bytes_max: BYTES_MAX,
-    ping_interval: Duration::from_secs(25),
-    ping_timeout: Duration::from_secs(20),
-    connect_timeout: None,
-};
-
-const LANES: LaneLimits = LaneLimits {
-    messages_max: 8192,
-    bytes_max: 32 << 20,
-    batch_max: 1024,
-    wait_max: Duration::from_secs(30),
-};
+/// The server's, but for outboxes that hold all that a bench leaves in them.
+fn hub_limits() -> HubLimits {
+    HubLimits {
+        outbox_bytes_max: 16 << 20,
+        ..HubLimits::default()
+    }
+}

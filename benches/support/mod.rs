@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use chat_svc::chat::draft::Draft;
 use chat_svc::chat::id::{MessageIdMaker, Seq};
@@ -123,11 +122,7 @@ impl Writer {
 pub fn hub(outbox_bytes_max: usize) -> Arc<Hub> {
     let limits = HubLimits {
         outbox_bytes_max,
-        rooms_per_socket_max: 1_000,
-        payload_bytes_max: PAYLOAD_BYTES_MAX,
-        ping_interval: Duration::from_secs(25),
-        ping_timeout: Duration::from_secs(20),
-        connect_timeout: Some(Duration::from_secs(45)),
+        ..HubLimits::default()
     };
     Arc::new(Hub::new(
         limits,

@@ -92,10 +92,7 @@ impl Core {
         let space = FreeSpace::watch(config.data_dir.clone(), config.limits.disk_free_min);
         let space = Arc::new(space.map_err(|error| setup("DATA_DIR", &error))?);
         let bounds = bounds(&log, config.start_timeout).await?;
-        let limits = HistoryLimits {
-            tail_bytes_max: config.limits.tail_bytes_max,
-            recent_ids_max: config.limits.recent_ids_max,
-        };
+        let limits = history_limits(config);
         let origin = Origin {
             epoch: config.journal.log_epoch,
             topic: &config.kafka.kafka_topic_chat_messages,
@@ -114,13 +111,8 @@ impl Core {
             hub: hub.clone(),
             metrics: metrics.clone(),
         };
-        let lanes = LaneLimits {
-            messages_max: config.limits.lane_messages_max,
-            bytes_max: config.limits.lane_bytes_max,
-            batch_max: config.limits.batch_max,
-            wait_max: config.kafka.kafka_delivery_timeout,
-        };
-        let publisher = Arc::new(Publisher::new(config.lanes(), lanes, space.clone(), parts));
+        let limits = lane_limits(config);
+        let publisher = Arc::new(Publisher::new(config.lanes(), limits, space.clone(), parts));
         let core = Self {
             signals: None,
             metrics,
@@ -469,6 +461,22 @@ async fn recovery(config: &Config, bounds: &[Bounds], metrics: &Arc<Metrics>) ->
     })
 }
 
+fn history_limits(config: &Config) -> HistoryLimits {
+    HistoryLimits {
+        tail_bytes_max: config.limits.tail_bytes_max,
+        recent_ids_max: config.limits.recent_ids_max,
+    }
+}
+
+fn lane_limits(config: &Config) -> LaneLimits {
+    LaneLimits {
+        messages_max: config.limits.lane_messages_max,
+        bytes_max: config.limits.lane_bytes_max,
+        batch_max: config.limits.batch_max,
+        wait_max: config.kafka.kafka_delivery_timeout,
+    }
+}
+
 fn hub_limits(config: &Config) -> HubLimits {
     HubLimits {
         outbox_bytes_max: config.limits.outbox_bytes_max,
@@ -477,5 +485,20 @@ fn hub_limits(config: &Config) -> HubLimits {
         ping_interval: config.engine.ping_interval,
         ping_timeout: config.engine.ping_timeout,
         connect_timeout: Some(config.engine.connect_timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn the_limits_of_a_server_that_is_not_configured_are_the_defaults_of_its_parts() {
+        let config = Config::try_parse_from(["chat-svc"]).unwrap();
+        assert_eq!(history_limits(&config), HistoryLimits::default());
+        assert_eq!(lane_limits(&config), LaneLimits::default());
+        assert_eq!(hub_limits(&config), HubLimits::default());
     }
 }

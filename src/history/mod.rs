@@ -26,7 +26,7 @@ use crate::history::recent::Recent;
 use crate::history::tail::Tail;
 use crate::metrics::Metrics;
 use crate::store::{Cursor, PageQuery, Store, StoreError};
-use crate::topic::{Bounds, Entry, Position, header};
+use crate::topic::{Bounds, Entry, Position, Topic, TopicError, header};
 
 // === History ===
 
@@ -62,13 +62,22 @@ struct Partition {
     tail: Mutex<Tail>,
 }
 
-/// Bounds of what history keeps in memory.
-#[derive(Clone, Copy, Debug)]
+/// Bounds of what history keeps in memory. By default those of a server that is not configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryLimits {
     /// Bytes of messages that the store does not have yet.
     pub tail_bytes_max: usize,
     /// Ids remembered to recognise a message that the log holds twice.
     pub recent_ids_max: usize,
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self {
+            tail_bytes_max: 256 << 20,
+            recent_ids_max: 262_144,
+        }
+    }
 }
 
 /// Which log this is the history of.
@@ -148,6 +157,22 @@ impl History {
             horizon: None,
             metrics,
         }
+    }
+
+    /// The history of a log of this process alone, in its first life, with the default limits: for tests and benches.
+    /// Fails when the log does not tell its bounds.
+    pub async fn alone(
+        log: &dyn Topic,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, TopicError> {
+        let origin = Origin {
+            epoch: 1,
+            topic: "chat.messages",
+        };
+        let bounds = log.bounds("archive").await?;
+        let limits = HistoryLimits::default();
+        Ok(Self::new(store, &bounds, origin, limits, metrics))
     }
 
     /// Reads a record as a message: ours as it stands, another producer's as [`foreign::read`] makes it. An error

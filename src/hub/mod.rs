@@ -3,6 +3,7 @@
 pub mod acks;
 pub mod heartbeat;
 pub mod ledger;
+mod limits;
 pub mod outbox;
 pub mod proof;
 pub mod recovery;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use tokio::sync::Notify;
+
+pub use limits::HubLimits;
 
 use crate::chat::id::UserId;
 use crate::hub::acks::{AckError, OnAck};
@@ -49,18 +52,6 @@ pub struct Hub {
     recovery: Option<Recovery>,
     started: Instant,
     metrics: Arc<Metrics>,
-}
-
-/// Bounds on what one socket may make grow, and its deadlines.
-#[derive(Clone, Copy, Debug)]
-pub struct HubLimits {
-    pub outbox_bytes_max: usize,
-    pub rooms_per_socket_max: usize,
-    pub payload_bytes_max: usize,
-    pub ping_interval: Duration,
-    pub ping_timeout: Duration,
-    /// None: clients need not connect to a namespace.
-    pub connect_timeout: Option<Duration>,
 }
 
 impl Hub {

@@ -12,9 +12,7 @@ fn hub(outbox_bytes_max: usize) -> Hub {
         outbox_bytes_max,
         rooms_per_socket_max: 3,
         payload_bytes_max: 1000,
-        ping_interval: Duration::from_secs(25),
-        ping_timeout: Duration::from_secs(20),
-        connect_timeout: Some(Duration::from_secs(45)),
+        ..HubLimits::default()
     };
     Hub::new(limits, None, Arc::new(Metrics::new(&[])))
 }

@@ -183,7 +183,6 @@ mod tests {
 
     use super::*;
     use crate::chat::id::MessageId;
-    use crate::history::{HistoryLimits, Origin};
     use crate::store::{PageQuery, StoreError};
     use crate::topic::dead_letters::LetterPlace;
     use crate::topic::memory::Memory;
@@ -249,18 +248,9 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_committed_before_what_can_never_be_stored_is_put_aside() {
         let log = Memory::new(100);
-        let bounds = log.bounds(GROUP).await.unwrap();
         let store = Arc::new(Choosy::default());
         let metrics = Arc::new(Metrics::new(&[]));
-        let origin = Origin {
-            epoch: 1,
-            topic: "t",
-        };
-        let limits = HistoryLimits {
-            tail_bytes_max: 1 << 20,
-            recent_ids_max: 10,
-        };
-        let history = History::new(store.clone(), &bounds, origin, limits, metrics.clone());
+        let history = History::alone(&log, store.clone(), metrics.clone());
         let letters = Arc::new(Reluctant {
             topic: Memory::new(100),
             refusals: AtomicUsize::new(usize::MAX),
@@ -271,7 +261,7 @@ mod tests {
             subscription: log.subscribe(Start::Group(GROUP)).await.unwrap(),
             store: store.clone(),
             dead_letters: DeadLetters::new("t", place, metrics.clone()),
-            history: Arc::new(history),
+            history: Arc::new(history.await.unwrap()),
             metrics: metrics.clone(),
             batch_max: 10,
             drain: Drain::default(),

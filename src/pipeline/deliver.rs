@@ -134,7 +134,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::history::{HistoryLimits, Origin};
     use crate::hub::HubLimits;
     use crate::store::embedded::EmbeddedStore;
     use crate::topic::memory::Memory;
@@ -153,30 +152,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(folder.path()).unwrap());
         let log = Memory::new(1);
-        let bounds = log.bounds("archive").await.unwrap();
         let metrics = Arc::new(Metrics::new(&[]));
-        let origin = Origin {
-            epoch: 1,
-            topic: "t",
-        };
-        let limits = HistoryLimits {
-            tail_bytes_max: 1 << 20,
-            recent_ids_max: 10,
-        };
-        let history = History::new(store, &bounds, origin, limits, metrics.clone());
-        let second = Duration::from_secs(1);
-        let limits = HubLimits {
-            outbox_bytes_max: 1 << 20,
-            rooms_per_socket_max: 1,
-            payload_bytes_max: 1 << 10,
-            ping_interval: second,
-            ping_timeout: second,
-            connect_timeout: Some(second),
-        };
+        let history = History::alone(&log, store, metrics.clone());
         let deliver = Deliver {
             subscription: log.subscribe(Start::Latest).await.unwrap(),
-            history: Arc::new(history),
-            hub: Arc::new(Hub::new(limits, None, metrics.clone())),
+            history: Arc::new(history.await.unwrap()),
+            hub: Arc::new(Hub::new(HubLimits::default(), None, metrics.clone())),
             metrics,
             batch_max: 10,
         };

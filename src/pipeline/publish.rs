@@ -60,15 +60,25 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// Bounds of each lane.
-#[derive(Clone, Copy, Debug)]
+/// Bounds of each lane. By default those of a server that is not configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     pub messages_max: usize,
     pub bytes_max: usize,
     pub batch_max: usize,
-    /// What has waited longer than this behind a log that does not answer is refused, not appended: its sender gave up
-    /// on it long ago.
+    /// What has waited longer behind a log that does not answer is refused, not appended: its sender has given up.
     pub wait_max: Duration,
+}
+
+impl Default for LaneLimits {
+    fn default() -> Self {
+        Self {
+            messages_max: 8_192,
+            bytes_max: 32 << 20,
+            batch_max: 1_024,
+            wait_max: Duration::from_secs(30),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -496,7 +506,6 @@ mod tests {
 
     use super::*;
     use crate::chat::draft::Draft;
-    use crate::history::{HistoryLimits, Origin};
     use crate::hub::HubLimits;
     use crate::store::embedded::EmbeddedStore;
     use crate::topic::memory::Memory;
@@ -549,35 +558,16 @@ mod tests {
     async fn publisher(topic: Arc<Paced>, folder: &std::path::Path) -> Arc<Publisher> {
         let metrics = Arc::new(Metrics::new(&[]));
         let store = Arc::new(EmbeddedStore::open(folder.join("store")).unwrap());
-        let origin = Origin {
-            epoch: 1,
-            topic: "t",
-        };
-        let limits = HistoryLimits {
-            tail_bytes_max: 1 << 20,
-            recent_ids_max: 10,
-        };
-        let bounds = topic.bounds("archive").await.unwrap();
-        let history = History::new(store, &bounds, origin, limits, metrics.clone());
-        let hub = HubLimits {
-            outbox_bytes_max: 1 << 20,
-            rooms_per_socket_max: 1,
-            payload_bytes_max: 1 << 20,
-            ping_interval: Duration::from_secs(25),
-            ping_timeout: Duration::from_secs(20),
-            connect_timeout: None,
-        };
+        let history = History::alone(&*topic, store, metrics.clone());
         let parts = Parts {
+            history: Arc::new(history.await.unwrap()),
             topic,
-            history: Arc::new(history),
-            hub: Arc::new(Hub::new(hub, None, metrics.clone())),
+            hub: Arc::new(Hub::new(HubLimits::default(), None, metrics.clone())),
             metrics,
         };
         let limits = LaneLimits {
-            messages_max: 100,
-            bytes_max: 1 << 20,
             batch_max: BATCH_MAX,
-            wait_max: Duration::from_secs(30),
+            ..LaneLimits::default()
         };
         let space = FreeSpace::watch(folder.to_owned(), 0).unwrap();
         Arc::new(Publisher::new(1, limits, Arc::new(space), parts))

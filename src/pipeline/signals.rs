@@ -206,6 +206,7 @@ fn json_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::HubLimits;
     use crate::topic::memory::Memory;
 
     fn signal(sender: &str) -> TypingSignal<'_> {
@@ -238,7 +239,7 @@ mod tests {
     async fn a_signal_comes_back_from_its_record_unless_it_is_ours_or_none() {
         let metrics = Arc::new(Metrics::new(&[]));
         let topic = Arc::new(Memory::new(100));
-        let hub = crate::hub::Hub::new(limits(), None, metrics.clone());
+        let hub = Hub::new(HubLimits::default(), None, metrics.clone());
         let (ours, _) = Signals::new(topic.clone(), [1; 16], 9, metrics.clone());
         let (theirs, mut outgoing) = Signals::new(topic.clone(), [2; 16], 9, metrics);
         theirs.offer(&signal("ann"));
@@ -258,18 +259,6 @@ mod tests {
                 ..record.clone()
             };
             assert_eq!(incoming.signal(&record), None, "{value}");
-        }
-    }
-
-    fn limits() -> crate::hub::HubLimits {
-        let time = Duration::from_secs(1);
-        crate::hub::HubLimits {
-            outbox_bytes_max: 1 << 20,
-            rooms_per_socket_max: 10,
-            payload_bytes_max: 1000,
-            ping_interval: time,
-            ping_timeout: time,
-            connect_timeout: Some(time),
         }
     }
 }
