@@ -2,7 +2,6 @@
 //!
 //! Each function is measured once, after its set-up, which is not counted; `message_path` is all of them together.
 
-#[path = "support/hot_path.rs"]
 mod support;
 
 use std::hint::black_box;
@@ -20,7 +19,8 @@ use chat_svc::protocol::incoming::{Incoming, incoming};
 use chat_svc::protocol::{event, socketio};
 use chat_svc::topic::memory::Memory;
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use support::{RECEIVER, RECEIVERS, Service, chat_message, client_frame, unframe};
+use support::messages::{RECEIVER, chat_message, client_frame, unframe};
+use support::service::{RECEIVERS, Service};
 
 library_benchmark_group!(
     name = hot,
@@ -47,7 +47,7 @@ main!(library_benchmark_groups = hot);
 
 #[library_benchmark(setup = frame)]
 fn websocket_decode(mut frame: Vec<u8>) -> usize {
-    black_box(unframe(&mut frame)).len()
+    unframe(&mut frame, |packet| black_box(packet).len())
 }
 
 #[library_benchmark(setup = packet)]
@@ -121,7 +121,7 @@ fn broadcast_to_2(ready: Ready) -> Ready {
 
 #[library_benchmark(setup = service)]
 fn message_to_lane(mut ready: Ready) -> Ready {
-    ready.service.submit(unframe(&mut ready.frames[0]));
+    unframe(&mut ready.frames[0], |packet| ready.service.submit(packet));
     ready
 }
 
@@ -133,7 +133,7 @@ fn lane_to_outboxes(mut ready: Ready) -> Ready {
 
 #[library_benchmark(setup = service)]
 fn message_path(mut ready: Ready) -> Ready {
-    ready.service.submit(unframe(&mut ready.frames[0]));
+    unframe(&mut ready.frames[0], |packet| ready.service.submit(packet));
     ready.service.deliver(1, &mut ready.out);
     ready
 }
@@ -141,7 +141,7 @@ fn message_path(mut ready: Ready) -> Ready {
 #[library_benchmark(setup = service)]
 fn messages_path_16(mut ready: Ready) -> Ready {
     for frame in &mut ready.frames {
-        ready.service.submit(unframe(frame));
+        unframe(frame, |packet| ready.service.submit(packet));
     }
     ready.service.deliver(16, &mut ready.out);
     ready
@@ -150,7 +150,7 @@ fn messages_path_16(mut ready: Ready) -> Ready {
 // === Set-up ===
 
 fn packet() -> String {
-    chat_message(120)
+    chat_message(120, None)
 }
 
 fn frame() -> Vec<u8> {
@@ -218,7 +218,7 @@ fn service() -> Ready {
     // One by one and together, so that queues and tables have the room that they will need.
     for together in [1, 1, 1, 32, 1] {
         for _ in 0..together {
-            service.submit(unframe(&mut frame()));
+            unframe(&mut frame(), |packet| service.submit(packet));
         }
         service.deliver(together, &mut out);
     }
@@ -235,6 +235,6 @@ fn service() -> Ready {
 
 fn service_with_one() -> Ready {
     let mut ready = service();
-    ready.service.submit(unframe(&mut ready.frames[0]));
+    unframe(&mut ready.frames[0], |packet| ready.service.submit(packet));
     ready
 }

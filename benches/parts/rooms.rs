@@ -4,8 +4,6 @@
 //! throughput is that of all threads together. In "one room" all threads want the same room, the worst case; "apart"
 //! each has its own, the usual one.
 
-mod support;
-
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
@@ -13,11 +11,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chat_svc::chat::id::UserId;
+use chat_svc::chat::rejection::Rejection;
 use chat_svc::hub::Hub;
 use chat_svc::hub::rooms::Rooms;
 use chat_svc::hub::session::Session;
+use chat_svc::metrics::Metrics;
 use chat_svc::protocol::frame::Frame;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
+
+use crate::support::messages::{NAME, chat_message};
+use crate::support::sessions::{self, connected, take_all};
 
 criterion_group! {
     name = benches;
@@ -27,7 +30,6 @@ criterion_group! {
         .measurement_time(Duration::from_millis(1_500));
     targets = rooms
 }
-criterion_main!(benches);
 
 fn rooms(criterion: &mut Criterion) {
     each_case(criterion, "rooms/join, leave", |_| 1, join_and_leave);
@@ -37,11 +39,11 @@ fn rooms(criterion: &mut Criterion) {
 
 /// A socket joins a room in which others are, and leaves it.
 fn join_and_leave(case: Case, calls: u64) -> Duration {
-    let hub = support::hub(BYTES_MAX);
+    let hub = hub();
     let _members = case.fill(&hub, |session, room| {
         assert_eq!(hub.join(session, room), Ok(()));
     });
-    let sockets: Vec<_> = (0..case.threads).map(|_| support::session(&hub)).collect();
+    let sockets: Vec<_> = (0..case.threads).map(|_| connected(&hub)).collect();
     case.run(calls, |thread, room| {
         assert_eq!(hub.join(&sockets[thread], room.clone()), Ok(()));
         hub.leave_all(&sockets[thread]);
@@ -50,7 +52,7 @@ fn join_and_leave(case: Case, calls: u64) -> Duration {
 
 /// Every member of a room is looked at. Throughput is in members.
 fn look_up(case: Case, calls: u64) -> Duration {
-    let (hub, rooms) = (support::hub(BYTES_MAX), Rooms::default());
+    let (hub, rooms) = (hub(), Rooms::default());
     let _members = case.fill(&hub, |session, room| {
         assert_eq!(rooms.join(session, room, 1), Ok(true));
     });
@@ -66,16 +68,16 @@ fn look_up(case: Case, calls: u64) -> Duration {
 
 /// A frame goes to every member's outbox, and out of it again. Throughput is in frames queued.
 fn broadcast(case: Case, calls: u64) -> Duration {
-    let hub = support::hub(BYTES_MAX);
+    let hub = hub();
     let members = case.fill(&hub, |session, room| {
         assert_eq!(hub.join(session, room), Ok(()));
     });
-    let frame = Frame::text_from(support::chat_message(120).as_bytes());
+    let frame = Frame::text_from(chat_message(120, Some(NAME)).as_bytes());
     let taken = AtomicU64::new(0);
     let spent = case.run(calls, |thread, room| {
         hub.broadcast(&[room.as_str()], || frame.clone());
         let members = members[case.room(thread)].iter();
-        let frames = members.map(|member| support::take_all(&member.outbox, |_| {}));
+        let frames = members.map(|member| take_all(&member.outbox, |_| {}));
         taken.fetch_add(frames.sum::<usize>() as u64, Relaxed);
     });
     let sent = calls * (case.threads * case.members) as u64;
@@ -132,7 +134,7 @@ impl Case {
         let rooms = if self.is_apart { self.threads } else { 1 };
         let members = |number| {
             let member = |_| {
-                let session = support::session(hub);
+                let session = connected(hub);
                 join(&session, name(number));
                 session
             };
@@ -161,6 +163,10 @@ impl Case {
             spent.max().unwrap_or_default()
         })
     }
+}
+
+fn hub() -> Arc<Hub> {
+    sessions::hub(BYTES_MAX, &Arc::new(Metrics::new(&Rejection::CODES)))
 }
 
 fn name(number: usize) -> UserId {

@@ -2,8 +2,6 @@
 //!
 //! Sizes are those of a chat: some 250 bytes of JSON. The large frame shows the cost for each byte.
 
-mod support;
-
 use std::borrow::Cow;
 use std::hint::black_box;
 use std::time::Duration;
@@ -19,13 +17,14 @@ use chat_svc::protocol::msgpack;
 use chat_svc::protocol::socketio;
 use chat_svc::protocol::websocket::{Decoder, Event, Step};
 use criterion::measurement::WallTime;
-use criterion::{
-    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
-};
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use simd_json::Buffers;
-use support::{PAYLOAD_BYTES_MAX as BYTES_MAX, chat_message, client_frame};
+
+use crate::support::messages::{
+    self, NAME, PAYLOAD_BYTES_MAX as BYTES_MAX, client_frame, draft_json, umlauts,
+};
 
 criterion_group! {
     name = benches;
@@ -34,14 +33,13 @@ criterion_group! {
         .measurement_time(Duration::from_secs(2));
     targets = receive, poll, poll_v3, msgpack, send, json_in, json_through, json_out
 }
-criterion_main!(benches);
 
 /// Frame to event name and raw arguments: all that is done with a message before it is looked into.
 fn receive(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("receive");
+    let mut group = criterion.benchmark_group("codec/receive");
     let event = chat_message(120);
     for (name, packet) in [("chat", event), ("64k", chat_message(65_000))] {
-        let frame = client_frame(packet.as_bytes());
+        let frame = client_frame(&packet);
         group.throughput(Throughput::Bytes(frame.len() as u64));
         group.bench_function(format!("frame/{name}"), |bencher| {
             bencher.iter_batched_ref(
@@ -72,7 +70,7 @@ fn receive(criterion: &mut Criterion) {
 fn poll(criterion: &mut Criterion) {
     let body = vec![chat_message(120); 16].join("\u{1e}").into_bytes();
     let frames = vec![Frame::text_from(chat_message(120).as_bytes()); 16];
-    criterion.bench_function("poll/read 16", |bencher| {
+    criterion.bench_function("codec/poll/read 16", |bencher| {
         bencher.iter_batched_ref(
             || body.clone(),
             |body| {
@@ -83,7 +81,7 @@ fn poll(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
-    criterion.bench_function("poll/write 16", |bencher| {
+    criterion.bench_function("codec/poll/write 16", |bencher| {
         bencher.iter(|| {
             let mut out = Vec::with_capacity(8192);
             assert_eq!(engineio::write_payload(&mut out, black_box(&frames)), 16);
@@ -97,14 +95,14 @@ fn poll_v3(criterion: &mut Criterion) {
     for (name, framing) in [("text", Framing::Text), ("binary", Framing::Binary)] {
         let mut body = Vec::new();
         assert_eq!(engineio_v3::write_payload(&mut body, &frames, framing), 16);
-        criterion.bench_function(&format!("poll v3/read 16 {name}"), |bencher| {
+        criterion.bench_function(&format!("codec/poll v3/read 16 {name}"), |bencher| {
             bencher.iter_batched_ref(
                 || body.clone(),
                 |body| assert_eq!(engineio_v3::packets(body, framing).count(), 16),
                 BatchSize::SmallInput,
             );
         });
-        criterion.bench_function(&format!("poll v3/write 16 {name}"), |bencher| {
+        criterion.bench_function(&format!("codec/poll v3/write 16 {name}"), |bencher| {
             bencher.iter(|| {
                 let mut out = Vec::with_capacity(8192);
                 engineio_v3::write_payload(&mut out, black_box(&frames), framing);
@@ -117,10 +115,10 @@ fn poll_v3(criterion: &mut Criterion) {
 fn msgpack(criterion: &mut Criterion) {
     let text = Frame::text_from(chat_message(120).as_bytes());
     let binary = msgpack::write::frame(&text, &[], BYTES_MAX).expect("a packet");
-    criterion.bench_function("msgpack/read", |bencher| {
+    criterion.bench_function("codec/msgpack/read", |bencher| {
         bencher.iter(|| msgpack::read::decode(black_box(binary.packet()), BYTES_MAX));
     });
-    criterion.bench_function("msgpack/write", |bencher| {
+    criterion.bench_function("codec/msgpack/write", |bencher| {
         bencher.iter(|| msgpack::write::frame(black_box(&text), &[], BYTES_MAX));
     });
 }
@@ -128,7 +126,7 @@ fn msgpack(criterion: &mut Criterion) {
 /// One frame for a message, however many get it; then what each of them costs.
 fn send(criterion: &mut Criterion) {
     let message = chat_message(120);
-    criterion.bench_function("send/encode", |bencher| {
+    criterion.bench_function("codec/send/encode", |bencher| {
         bencher.iter(|| {
             Frame::text(message.len() + 32, |out| {
                 let args = [black_box(&*message)];
@@ -137,7 +135,7 @@ fn send(criterion: &mut Criterion) {
         });
     });
     let frame = Frame::text_from(message.as_bytes());
-    criterion.bench_function("send/clone", |bencher| {
+    criterion.bench_function("codec/send/clone", |bencher| {
         bencher.iter(|| black_box(&frame).clone())
     });
 }
@@ -151,7 +149,7 @@ fn send(criterion: &mut Criterion) {
 /// The argument of a `chatMessage`, read.
 fn json_in(criterion: &mut Criterion) {
     for (size, text_bytes) in SIZES {
-        let mut group = criterion.benchmark_group(format!("json in/{size}"));
+        let mut group = criterion.benchmark_group(format!("codec/json in/{size}"));
         let json = given(text_bytes);
         contest(&mut group, "ours", &json, |json, _| {
             black_box(Draft::parse(json).expect("a draft"));
@@ -177,7 +175,7 @@ fn json_in(criterion: &mut Criterion) {
 /// From the argument of a `chatMessage` to the message as it is stored.
 fn json_through(criterion: &mut Criterion) {
     for (size, text_bytes) in SIZES {
-        let mut group = criterion.benchmark_group(format!("json through/{size}"));
+        let mut group = criterion.benchmark_group(format!("codec/json through/{size}"));
         let json = given(text_bytes);
         let stored = sealed(&json).value;
         contest(&mut group, "ours", &json, |json, _| {
@@ -210,7 +208,7 @@ fn json_through(criterion: &mut Criterion) {
 /// From a record of the log to the frame of a `newMessage`, which is the message with its `seq`.
 fn json_out(criterion: &mut Criterion) {
     for (size, text_bytes) in SIZES {
-        let mut group = criterion.benchmark_group(format!("json out/{size}"));
+        let mut group = criterion.benchmark_group(format!("codec/json out/{size}"));
         let sealed = sealed(&given(text_bytes));
         let (key, value) = (sealed.conversation.as_bytes(), &sealed.value);
         let seq = Seq::new(1, 4711);
@@ -262,13 +260,17 @@ fn contest(
     });
 }
 
+fn chat_message(text_bytes: usize) -> String {
+    messages::chat_message(text_bytes, Some(NAME))
+}
+
 fn given(text_bytes: usize) -> String {
-    support::draft_json(&support::umlauts(text_bytes), Some("0190b3f2-7c1e"))
+    draft_json(&umlauts(text_bytes), Some(NAME))
 }
 
 fn sealed(json: &str) -> Sealed {
     let draft = Draft::parse(json).expect("a draft");
-    draft.seal(MessageId([7; 12]), support::UNIX_MS)
+    draft.seal(MessageId([7; 12]), messages::UNIX_MS)
 }
 
 /// A text without its quotes and escapes; borrowed when it has none.

@@ -4,17 +4,17 @@
 //! Clients and server share the machine, and the clients do one thing after the other on one thread. The server is on
 //! its embedded default; on Kafka and MongoDB with `CHAT_SVC_TEST_BACKENDS=services`, as in the tests.
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 #[allow(dead_code, reason = "the load driver uses the rest")]
-#[path = "../load-tests/driver/wire.rs"]
+#[path = "../../load-tests/driver/wire.rs"]
 mod wire;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group};
 use support::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::Connection;
@@ -27,7 +27,6 @@ criterion_group! {
         .measurement_time(Duration::from_secs(5));
     targets = end_to_end
 }
-criterion_main!(benches);
 
 fn end_to_end(criterion: &mut Criterion) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -1,15 +1,16 @@
 //! What it costs to queue a frame to clients and to take it out again, which is all that a message and a connection's
 //! task have to do with each other.
 
-mod support;
-
 use std::hint::black_box;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use chat_svc::hub::outbox::{FRAME_OVERHEAD, Outbox, Overflow};
 use chat_svc::protocol::frame::Frame;
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
+
+use crate::support::messages::{NAME, chat_message};
+use crate::support::sessions::take_all;
 
 criterion_group! {
     name = benches;
@@ -18,7 +19,6 @@ criterion_group! {
         .measurement_time(Duration::from_secs(2));
     targets = one, many, together, at_limit
 }
-criterion_main!(benches);
 
 /// One frame in, one frame out: what a quiet client costs.
 fn one(criterion: &mut Criterion) {
@@ -29,7 +29,7 @@ fn one(criterion: &mut Criterion) {
     group.bench_function("push, take", |bencher| {
         bencher.iter(|| {
             assert_eq!(outbox.push(frame.clone()), Ok(()));
-            support::take_all(&outbox, |frame| _ = black_box(frame.websocket()))
+            take_all(&outbox, |frame| _ = black_box(frame.websocket()))
         });
     });
     group.bench_function("wait, push, take", |bencher| {
@@ -37,13 +37,13 @@ fn one(criterion: &mut Criterion) {
         bencher.iter(|| {
             assert!(outbox.poll_take(cx, |_| true).is_pending());
             assert_eq!(outbox.push(frame.clone()), Ok(()));
-            support::take_all(&outbox, |frame| _ = black_box(frame.websocket()))
+            take_all(&outbox, |frame| _ = black_box(frame.websocket()))
         });
     });
     group.bench_function("push volatile, take", |bencher| {
         bencher.iter(|| {
             assert!(outbox.push_volatile(frame.clone()));
-            support::take_all(&outbox, |frame| _ = black_box(frame.websocket()))
+            take_all(&outbox, |frame| _ = black_box(frame.websocket()))
         });
     });
     group.finish();
@@ -61,9 +61,7 @@ fn many(criterion: &mut Criterion) {
                 for outbox in &outboxes {
                     assert_eq!(outbox.push(frame.clone()), Ok(()));
                 }
-                let taken = outboxes
-                    .iter()
-                    .map(|outbox| support::take_all(outbox, |_| {}));
+                let taken = outboxes.iter().map(|outbox| take_all(outbox, |_| {}));
                 assert_eq!(taken.sum::<usize>() as u64, clients);
             });
         });
@@ -86,8 +84,7 @@ fn together(criterion: &mut Criterion) {
                     assert_eq!(outbox.push(frame.clone()), Ok(()));
                 }
                 buffer.clear();
-                let taken =
-                    support::take_all(&outbox, |frame| buffer.extend_from_slice(frame.websocket()));
+                let taken = take_all(&outbox, |frame| buffer.extend_from_slice(frame.websocket()));
                 assert_eq!(taken as u64, frames);
                 black_box(&buffer);
             });
@@ -126,7 +123,7 @@ fn full(frame: &Frame) -> Outbox {
 }
 
 fn message() -> Frame {
-    Frame::text_from(support::chat_message(120).as_bytes())
+    Frame::text_from(chat_message(120, Some(NAME)).as_bytes())
 }
 
 /// The server's default.
