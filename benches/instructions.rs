@@ -17,9 +17,12 @@ use chat_svc::protocol::engineio::{self, Polled, Revision};
 use chat_svc::protocol::frame::Frame;
 use chat_svc::protocol::incoming::{Incoming, incoming};
 use chat_svc::protocol::{event, socketio};
+use chat_svc::store::embedded::run::{self, Key, Run};
+use chat_svc::topic::Record;
+use chat_svc::topic::journal::block::Encoder;
 use chat_svc::topic::memory::Memory;
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use support::messages::{RECEIVER, chat_message, client_frame, unframe};
+use support::messages::{RECEIVER, UNIX_MS, chat_message, client_frame, unframe};
 use support::service::{RECEIVERS, Service};
 
 library_benchmark_group!(
@@ -33,6 +36,11 @@ library_benchmark_group!(
         encode_message_sent,
         polling_read_16,
         polling_write_16,
+        journal_block_1,
+        journal_block_16,
+        store_run_1,
+        store_run_32,
+        store_read_32,
         outbox_push_take,
         broadcast_to_2,
         message_to_lane,
@@ -67,7 +75,7 @@ fn event_to_draft(json: String) -> bool {
 
 #[library_benchmark(setup = draft)]
 fn draft_to_sealed(draft: Draft<'static>) -> Sealed {
-    black_box(&draft).seal(MessageId([7; 12]), 1_790_000_000_000)
+    black_box(&draft).seal(MessageId([7; 12]), UNIX_MS)
 }
 
 #[library_benchmark(setup = message)]
@@ -93,6 +101,37 @@ fn polling_write_16(frames: Vec<Frame>) -> Vec<u8> {
     let mut out = Vec::with_capacity(8192);
     engineio::write_payload(&mut out, black_box(&frames));
     out
+}
+
+// === Log and store ===
+
+#[library_benchmark(setup = block_of_1)]
+fn journal_block_1(ready: Block) -> Block {
+    ready.written()
+}
+
+#[library_benchmark(setup = block_of_16)]
+fn journal_block_16(ready: Block) -> Block {
+    ready.written()
+}
+
+#[library_benchmark(setup = rows_of_1)]
+fn store_run_1(ready: Rows) -> Rows {
+    ready.written()
+}
+
+#[library_benchmark(setup = rows_of_32)]
+fn store_run_32(ready: Rows) -> Rows {
+    ready.written()
+}
+
+#[library_benchmark(setup = run_of_32)]
+fn store_read_32(run: Run<Vec<u8>, Vec<u8>>) -> (Run<Vec<u8>, Vec<u8>>, Vec<Message>) {
+    let conversation = black_box(&run).conversation().expect("a key");
+    let rows = run.rows().expect("a run");
+    let rows = rows.into_iter().map(|row| row.to_message(&conversation));
+    let messages = rows.collect();
+    (run, messages)
 }
 
 // === Hub ===
@@ -168,15 +207,13 @@ fn draft() -> Draft<'static> {
     // What a set-up returns owns its memory: this ends with the process.
     let draft = Draft::parse(arguments().leak()).expect("a draft");
     // Once before, so that the thread has the memory and the second's text that it keeps.
-    let sealed = draft.seal(MessageId([7; 12]), 1_790_000_000_000);
+    let sealed = draft.seal(MessageId([7; 12]), UNIX_MS);
     drop(event::new_message(&sealed.at(Seq(4711))));
     draft
 }
 
 fn message() -> Message {
-    let message = draft()
-        .seal(MessageId([7; 12]), 1_790_000_000_000)
-        .at(Seq(4711));
+    let message = draft().seal(MessageId([7; 12]), UNIX_MS).at(Seq(4711));
     let conversation = ConversationId::new(Bytes::from_static(b"c-4711"));
     assert_eq!(Some(&message.conversation), conversation.as_ref());
     message
@@ -188,6 +225,78 @@ fn payload_of_16() -> Vec<u8> {
 
 fn frames_16() -> Vec<Frame> {
     vec![event::new_message(&message()); 16]
+}
+
+/// Records on their way into the journal, and the memory that blocks are written in.
+struct Block {
+    encoder: Encoder,
+    records: Vec<Record>,
+}
+
+impl Block {
+    fn of(records: usize) -> Self {
+        let record = || Record::from(draft().seal(MessageId([7; 12]), UNIX_MS));
+        let records = (0..records).map(|_| record()).collect();
+        let encoder = Encoder::default();
+        Self { encoder, records }.written()
+    }
+
+    fn written(mut self) -> Self {
+        self.encoder.begin();
+        for record in black_box(&self.records) {
+            assert!(self.encoder.push(record), "a block takes more");
+        }
+        black_box(self.encoder.finish(4711, 1, UNIX_MS));
+        self
+    }
+}
+
+fn block_of_1() -> Block {
+    Block::of(1)
+}
+
+fn block_of_16() -> Block {
+    Block::of(16)
+}
+
+/// Messages on their way into the embedded store, and the memory that rows are written in.
+struct Rows {
+    messages: Vec<&'static Message>,
+    value: Vec<u8>,
+}
+
+impl Rows {
+    fn of(messages: usize) -> Self {
+        // What a set-up returns owns its memory: this ends with the process.
+        let messages: &[Message] = vec![message(); messages].leak();
+        let (messages, value) = (messages.iter().collect(), Vec::new());
+        Self { messages, value }.written()
+    }
+
+    fn written(mut self) -> Self {
+        for run in run::cut(black_box(&self.messages)) {
+            run::write(run, &mut self.value);
+            black_box(&self.value);
+        }
+        self
+    }
+}
+
+fn rows_of_1() -> Rows {
+    Rows::of(1)
+}
+
+fn rows_of_32() -> Rows {
+    Rows::of(32)
+}
+
+fn run_of_32() -> Run<Vec<u8>, Vec<u8>> {
+    let rows = rows_of_32();
+    let first = rows.messages[0];
+    let key = Key::of(&first.conversation).at(first.place()).to_vec();
+    let run = Run::new(key, rows.value);
+    assert_eq!(run.rows().map(|rows| rows.len()), Some(32), "one run");
+    run
 }
 
 /// An outbox in use: its queue has had its memory.

@@ -5,7 +5,7 @@
 
 mod fault;
 mod index;
-mod run;
+pub mod run;
 mod tables;
 
 use std::borrow::Cow;

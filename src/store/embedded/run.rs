@@ -43,6 +43,7 @@ impl Key {
         Self { bytes, prefix }
     }
 
+    /// The key of a message at this place.
     pub fn at(&mut self, (seq, id): (Seq, MessageId)) -> &[u8] {
         self.bytes.truncate(self.prefix);
         self.bytes.extend_from_slice(&seq.0.to_be_bytes());
@@ -95,6 +96,7 @@ impl<'a> Row<'a> {
 }
 
 impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Run<K, V> {
+    /// The row of this key and value; whether it can be read shows later.
     pub fn new(key: K, value: V) -> Self {
         Self { key, value }
     }

@@ -92,19 +92,21 @@ impl Head {
 }
 
 /// Builds one block after the other in the same memory.
-pub(super) struct Encoder {
+pub struct Encoder {
     bytes: Vec<u8>,
     count: u32,
 }
 
-impl Encoder {
-    pub fn new() -> Encoder {
+impl Default for Encoder {
+    fn default() -> Encoder {
         Encoder {
             bytes: vec![0; HEAD_BYTES],
             count: 0,
         }
     }
+}
 
+impl Encoder {
     /// Forgets the block before. A buffer that one large block left behind is given back.
     pub fn begin(&mut self) {
         self.bytes.clear();
@@ -248,7 +250,7 @@ mod tests {
     }
 
     fn encode(records: &[Record], salt: u32) -> Bytes {
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         encoder.begin();
         for record in records {
             assert!(encoder.push(record));
@@ -281,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_block_is_full_at_its_bound_but_takes_one_record_of_any_size() {
-        let mut encoder = Encoder::new();
+        let mut encoder = Encoder::default();
         encoder.begin();
         let big = Record {
             key: Bytes::new(),

@@ -3,7 +3,7 @@
 //! Appends that wait together become one checksummed block, written and synced once. Opening cuts what a crash left
 //! half written, and refuses what is damaged. Disk-full is passing; a failed sync is for good. It does not replicate.
 
-mod block;
+pub mod block;
 mod committer;
 mod groups;
 mod queue;
@@ -134,7 +134,7 @@ impl Journal {
             prepared: segment.bytes,
             segment,
             sync_took: Duration::ZERO,
-            encoder: block::Encoder::new(),
+            encoder: block::Encoder::default(),
             salt,
             rolling: false,
             refusing: false,
