@@ -101,10 +101,7 @@ async fn a_killed_broker_that_comes_back_has_all_and_everybody_goes_on() {
     })
     .await;
     let mut tail = topic.subscribe(Start::Latest).await.expect("subscribes");
-    let mut archive = topic
-        .subscribe(Start::Group("archive"))
-        .await
-        .expect("subscribes");
+    let mut archive = archive(&topic).await;
     let mut told = Told::default();
     told.append(&topic, 0..100).await;
     assert_eq!(read(&mut archive, 100).await, (0..100).collect::<Vec<_>>());
@@ -218,20 +215,14 @@ async fn partitions_move_between_members_of_a_group_and_nothing_is_missed() {
         ..config
     })
     .await;
-    let mut first = topic
-        .subscribe(Start::Group("archive"))
-        .await
-        .expect("subscribes");
+    let mut first = archive(&topic).await;
     append_to_all_partitions(&topic, 0..200).await;
     assert_eq!(
         sorted(read(&mut first, 200).await),
         (0..200).collect::<Vec<_>>()
     );
     first.commit().await.expect("commits");
-    let mut second = topic
-        .subscribe(Start::Group("archive"))
-        .await
-        .expect("subscribes");
+    let mut second = archive(&topic).await;
     // The second is a member once it has got something; what the first reads until then it commits.
     let mut seen = BTreeSet::new();
     let mut of_second = Vec::new();
@@ -270,10 +261,7 @@ async fn a_closed_topic_ends_an_archive_that_has_read_all() {
         ..config
     })
     .await;
-    let mut archive = topic
-        .subscribe(Start::Group("archive"))
-        .await
-        .expect("subscribes");
+    let mut archive = archive(&topic).await;
     let mut told = Told::default();
     told.append(&topic, 0..10).await;
     assert_eq!(read(&mut archive, 10).await, (0..10).collect::<Vec<_>>());
@@ -294,10 +282,7 @@ async fn a_group_that_lets_records_gather_gets_few_in_time_and_many_at_once() {
         ..config
     })
     .await;
-    let mut archive = topic
-        .subscribe(Start::Group("archive"))
-        .await
-        .expect("subscribes");
+    let mut archive = archive(&topic).await;
     let mut told = Told::default();
     // One alone, and the last before a close, wait for no others.
     told.append(&topic, 0..1).await;
@@ -431,6 +416,12 @@ fn own(address: &str) -> KafkaConfig {
 
 async fn open(config: KafkaConfig) -> Arc<KafkaTopic> {
     Arc::new(KafkaTopic::open(config).await.expect("opens"))
+}
+
+/// A member of the group that archives.
+async fn archive(topic: &KafkaTopic) -> Box<dyn Subscription> {
+    let member = topic.subscribe(Start::Group("archive")).await;
+    member.expect("subscribes")
 }
 
 fn record(key: &str, number: usize) -> Record {
