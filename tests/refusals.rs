@@ -236,15 +236,9 @@ async fn an_id_of_1024_bytes_is_taken_and_one_of_1025_is_too_large() {
 async fn a_message_above_the_configured_rate_is_refused_and_may_be_sent_again() {
     let server = Server::start(&[("MESSAGES_PER_SECOND_MAX", "2")]).await;
     let mut ann = Client::polling(server.address).await;
-    let packet = |n: u32| format!("42[\"chatMessage\",{}]", draft(&n.to_string()));
-    let packets: Vec<_> = (0..20).map(packet).collect();
-    ann.polling_transport()
-        .post(packets.join("\u{1e}").as_bytes())
-        .await
-        .expect_status(200);
-    let codes = count_answers(&mut ann, 20, "rate_limited").await;
-    assert!((2..20).contains(&codes), "{codes} taken of 20");
-    assert_eq!(history::whole(server.address, "talk").await.len(), codes);
+    let taken = taken_of(&mut ann, 20, "rate_limited").await;
+    assert!((2..20).contains(&taken), "{taken} taken of 20");
+    assert_eq!(history::whole(server.address, "talk").await.len(), taken);
     let mut other = Client::websocket(server.address).await;
     let answer = other
         .emit_with_ack("chatMessage", draft("another socket"))
@@ -261,21 +255,20 @@ async fn a_full_lane_is_busy_and_each_message_has_its_answer() {
     ];
     let server = Server::start(&settings).await;
     let mut ann = Client::polling(server.address).await;
-    let packet = |n: u32| format!("42[\"chatMessage\",{}]", draft(&n.to_string()));
-    let packets: Vec<_> = (0..200).map(packet).collect();
-    ann.polling_transport()
-        .post(packets.join("\u{1e}").as_bytes())
-        .await
-        .expect_status(200);
-    let taken = count_answers(&mut ann, 200, "busy").await;
+    let taken = taken_of(&mut ann, 200, "busy").await;
     assert!((1..200).contains(&taken), "{taken} taken of 200");
     assert_eq!(history::whole(server.address, "talk").await.len(), taken);
     let answer = ann.emit_with_ack("chatMessage", draft("again")).await;
     assert_eq!(answer["status"], "ok", "the lane empties again");
 }
 
-/// Reads the answers to `count` messages: how many were taken. The others must have been refused with `code`.
-async fn count_answers(client: &mut Client, count: usize, code: &str) -> usize {
+/// Sends so many messages in one request: how many were taken. The others must have been refused with `code`.
+async fn taken_of(client: &mut Client, count: usize, code: &str) -> usize {
+    let packet = |n: usize| format!("42[\"chatMessage\",{}]", draft(&n.to_string()));
+    let packets: Vec<_> = (0..count).map(packet).collect();
+    let together = packets.join("\u{1e}");
+    let answer = client.polling_transport().post(together.as_bytes()).await;
+    answer.expect_status(200);
     let mut taken = 0;
     for _ in 0..count {
         let event = client.event().await;

@@ -1,6 +1,6 @@
 //! Forms that are taken: order, limits, names, types, and the same form again.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::support::client::Client;
@@ -17,11 +17,7 @@ async fn an_upload_is_a_message_to_its_receiver_and_a_file() {
     let form = people()
         .file("attachment", "cat.png", "image/png", PNG)
         .field("text_content", "look\u{2028}");
-    let message = form
-        .post(server.address, PATH)
-        .await
-        .expect_status(201)
-        .json();
+    let message = sent(form, &server, 201).await;
     assert_eq!(bob.event_named("newMessage").await, message);
     assert_eq!(
         history::whole(server.address, "talk").await,
@@ -77,11 +73,7 @@ async fn fields_may_come_in_any_order_and_the_first_of_each_counts() {
         ),
     ];
     for form in forms {
-        let message = form
-            .post(server.address, PATH)
-            .await
-            .expect_status(201)
-            .json();
+        let message = sent(form, &server, 201).await;
         assert_eq!(
             (&message["sender_id"], &message["receiver_id"]),
             (&json!("ann"), &json!("bob"))
@@ -100,11 +92,7 @@ async fn fields_may_come_in_any_order_and_the_first_of_each_counts() {
 async fn a_file_of_exactly_the_limit_is_taken_and_a_byte_more_is_not() {
     let server = Server::start(&[("UPLOAD_BYTES_MAX", "300000")]).await;
     let whole = vec![b'x'; 300_000];
-    let message = file(people(), &whole)
-        .post(server.address, PATH)
-        .await
-        .expect_status(201)
-        .json();
+    let message = sent(file(people(), &whole), &server, 201).await;
     let url = message["attachment_url"].as_str().unwrap();
     assert_eq!(http::get(server.address, url).await.body, whole);
     let more = vec![b'x'; 300_001];
@@ -200,11 +188,7 @@ async fn a_type_is_what_the_bytes_say_else_what_the_client_says() {
         (b"GIF89a------", "application/x-evil", "image/gif"),
     ] {
         let form = people().file("attachment", "name.txt", claimed, bytes);
-        let message = form
-            .post(server.address, PATH)
-            .await
-            .expect_status(201)
-            .json();
+        let message = sent(form, &server, 201).await;
         assert_eq!(message["attachment_mimetype"], expected, "{claimed}");
     }
 }
@@ -213,32 +197,14 @@ async fn a_type_is_what_the_bytes_say_else_what_the_client_says() {
 async fn an_upload_sent_again_is_the_first_message_and_leaves_no_second_file() {
     let mut server = Server::start(&[]).await;
     let form = || file(people().field("client_message_id", "c1"), b"once");
-    let first = form()
-        .post(server.address, PATH)
-        .await
-        .expect_status(201)
-        .json();
+    let first = sent(form(), &server, 201).await;
     for _ in 0..3 {
-        assert_eq!(
-            form()
-                .post(server.address, PATH)
-                .await
-                .expect_status(200)
-                .json(),
-            first
-        );
+        assert_eq!(sent(form(), &server, 200).await, first);
     }
     settled(&server, 1).await;
     server.kill9().await;
     let server = server.restart().await;
-    assert_eq!(
-        form()
-            .post(server.address, PATH)
-            .await
-            .expect_status(200)
-            .json(),
-        first
-    );
+    assert_eq!(sent(form(), &server, 200).await, first);
     settled(&server, 1).await;
     let url = first["attachment_url"].as_str().unwrap();
     assert_eq!(
@@ -269,4 +235,10 @@ async fn the_same_upload_many_times_at_once_is_one_message_and_one_file() {
     http::get(address, url.as_str().unwrap())
         .await
         .expect_status(200);
+}
+
+/// Uploads the form; the message in the answer.
+async fn sent(form: Multipart, server: &Server, status: u16) -> Value {
+    let answer = form.post(server.address, PATH).await;
+    answer.expect_status(status).json()
 }
