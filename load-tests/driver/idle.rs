@@ -16,7 +16,7 @@ pub async fn run(options: &Options) -> Result<Report, String> {
     let before = options.pid.and_then(process::resident);
     let bar = ProgressBar::new(0);
     let opening = Meter::start(None);
-    let open = open_all(options.url, options.clients, &bar).await;
+    let open = open_all(options.url, options.clients, 1, &bar).await;
     let open =
         open.map_err(|error| format!("cannot open {} connections: {error}", options.clients))?;
     bar.finish_and_clear();

@@ -8,6 +8,7 @@
 )]
 
 mod archive;
+mod client;
 mod connect;
 mod idle;
 mod options;
@@ -17,6 +18,7 @@ mod report;
 mod script;
 mod stamp;
 mod traffic;
+mod underway;
 mod wire;
 
 use std::process::ExitCode;
@@ -34,8 +36,9 @@ fn main() -> ExitCode {
         .build()
         .expect("a runtime");
     let report = runtime.block_on(async {
+        options.check()?;
         match options.mode {
-            Mode::Chat | Mode::Typing => traffic::run(&options).await,
+            Mode::Chat | Mode::Typing | Mode::Rooms => traffic::run(&options).await,
             Mode::Idle => idle::run(&options).await,
             Mode::Connect => connect::run(&options).await,
             Mode::Steps | Mode::Burst => script::run(&options).await,

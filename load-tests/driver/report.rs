@@ -20,11 +20,14 @@ pub struct Report {
     pub rate: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// Of the pair that floods, in none of the other numbers but the server's CPU time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flood: Option<Traffic>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored: Option<Stored>,
-    /// Milliseconds; by name (`ack`, `delivery`, `connect`).
+    /// Milliseconds; by name (`ack`, `delivery`, `last` of a room, `connect`).
     pub latency_ms: BTreeMap<&'static str, Percentiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
@@ -44,7 +47,9 @@ pub struct Traffic {
     pub unsent: u64,
     /// Neither acknowledged nor refused when the run ended.
     pub unacknowledged: u64,
-    /// Acknowledged (typing: sent) and not delivered.
+    /// Typing in a closed loop: not seen within a second, and another sent in its place.
+    pub given_up: u64,
+    /// Acknowledged (typing: sent) and not delivered; rooms: by each member that lacks it.
     pub lost: u64,
     /// Acknowledged or delivered twice.
     pub doubled: u64,
@@ -76,8 +81,11 @@ pub struct Percentiles {
 pub struct Server {
     /// CPU time over the time measured, in cores.
     pub cores: f64,
-    /// CPU time per message delivered, or per connection opened.
+    /// CPU time per message delivered (rooms: to one member), or per connection opened.
     pub cpu_us_per_unit: Option<f64>,
+    /// Rooms only: CPU time per message acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_message: Option<f64>,
     pub resident_before_bytes: u64,
     pub resident_after_bytes: u64,
     /// Idle only.
@@ -116,6 +124,7 @@ impl Server {
         Some(Server {
             cores: used / reading.measured.as_secs_f64(),
             cpu_us_per_unit: (units > 0).then(|| used * 1e6 / units as f64),
+            cpu_us_per_message: None,
             resident_before_bytes: before.unwrap_or_default(),
             resident_after_bytes: process::resident(pid?)?,
             resident_bytes_per_connection: None,
@@ -126,15 +135,8 @@ impl Server {
 impl Report {
     /// Nothing lost, doubled, out of order, unanswered or cut. Lost typing is no fault: it is volatile.
     pub fn is_clean(&self) -> bool {
-        let traffic = self.traffic.as_ref().is_none_or(|traffic| {
-            let lost = if self.mode == "typing" {
-                0
-            } else {
-                traffic.lost
-            };
-            lost + traffic.doubled + traffic.reordered + traffic.unacknowledged + traffic.cut == 0
-        });
-        traffic
+        let mut traffic = self.traffic.iter().chain(&self.flood);
+        traffic.all(|traffic| traffic.is_clean(self.mode == "typing"))
             && self
                 .connections
                 .as_ref()
@@ -152,6 +154,10 @@ impl Report {
         );
         if let Some(traffic) = &self.traffic {
             traffic.print();
+        }
+        if let Some(flood) = &self.flood {
+            println!("  flood:");
+            flood.print();
         }
         if let Some(connections) = &self.connections {
             println!(
@@ -176,6 +182,11 @@ impl Report {
 }
 
 impl Traffic {
+    fn is_clean(&self, volatile: bool) -> bool {
+        let lost = if volatile { 0 } else { self.lost };
+        lost + self.doubled + self.reordered + self.unacknowledged + self.cut == 0
+    }
+
     fn print(&self) {
         println!(
             "  sent {}  acknowledged {} ({:.0}/s)  delivered {} ({:.0}/s)",
@@ -186,8 +197,9 @@ impl Traffic {
             self.delivered_per_second
         );
         println!(
-            "  lost {}  doubled {}  reordered {}  unacknowledged {}  unsent {}  cut {}  refused {:?}",
+            "  lost {}  given up {}  doubled {}  reordered {}  unacknowledged {}  unsent {}  cut {}  refused {:?}",
             self.lost,
+            self.given_up,
             self.doubled,
             self.reordered,
             self.unacknowledged,
@@ -202,9 +214,13 @@ impl Server {
     fn print(&self) {
         let unit = self
             .cpu_us_per_unit
-            .map(|us| format!("  {us:.1} us each"))
+            .map(|us| format!("  {us:.2} us each"))
             .unwrap_or_default();
-        println!("  server    {:.2} cores{unit}", self.cores);
+        let message = self
+            .cpu_us_per_message
+            .map(|us| format!("  {us:.1} us a message"))
+            .unwrap_or_default();
+        println!("  server    {:.2} cores{unit}{message}", self.cores);
         let each = self
             .resident_bytes_per_connection
             .map(|bytes| format!(", {bytes:.0} bytes each"));

@@ -2,7 +2,7 @@
 
 /// `NNNNNNNNNN:TTTTTTTTTTTTTTT`: number and nanoseconds.
 pub const STAMP_BYTES: usize = 26;
-const NUMBER_DIGITS: usize = 10;
+pub const NUMBER_DIGITS: usize = 10;
 const TIME_DIGITS: usize = 15;
 
 pub fn push_stamp(out: &mut Vec<u8>, number: u64, nanos: u64) {
@@ -19,7 +19,7 @@ pub fn read_stamp(text: &[u8]) -> Option<(u64, u64)> {
     Some((number, nanos))
 }
 
-fn push_digits<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
+pub fn push_digits<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
         *digit += (number % 10) as u8;
@@ -50,19 +50,21 @@ pub struct Marks {
 }
 
 impl Marks {
-    pub fn mark(&mut self, number: u64) {
+    /// True when it came for the first time.
+    pub fn mark(&mut self, number: u64) -> bool {
         let (word, bit) = (number as usize / 64, 1 << (number % 64));
         if word >= self.bits.len() {
             self.bits.resize(word + 1, 0);
         }
         if self.bits[word] & bit != 0 {
             self.doubled += 1;
-            return;
+            return false;
         }
         self.bits[word] |= bit;
         self.count += 1;
         self.reordered += u64::from(number < self.next);
         self.next = self.next.max(number + 1);
+        true
     }
 
     /// How many of these `other` lacks.

@@ -1,55 +1,50 @@
-//! Pairs of clients that write to each other: chat messages or typing signals, as many as are acknowledged (closed
-//! loop) or as many as are due (open loop).
+//! Clients that write to each other, in pairs or in pairs of rooms: chat messages or typing signals, as many as are
+//! acknowledged or seen (closed loop) or as many as are due (open loop).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
-use memchr::memmem;
 use parking_lot::Mutex;
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::WriteHalf;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::archive;
+use crate::client::Client;
 use crate::options::{Mode, Options};
 use crate::pacer::{self, Schedule};
 use crate::process::{self, Meter, Reading};
 use crate::report::{Percentiles, Report, Server, Traffic, histogram};
-use crate::stamp::{Marks, STAMP_BYTES, push_stamp, read_stamp};
-use crate::wire::{Connection, Frame, Input, TEXT, open_all, push_frame, user};
+use crate::stamp::STAMP_BYTES;
+use crate::underway::{Arrivals, Echo};
+use crate::wire::open_all;
 
-/// Runs chat or typing.
+/// Runs chat, typing or rooms.
 pub async fn run(options: &Options) -> Result<Report, String> {
-    let clients = options.clients.next_multiple_of(2);
     let before = options.pid.and_then(process::resident);
-    let bar = ProgressBar::new(0);
-    let open = open_all(options.url, clients, &bar).await;
-    let open = open.map_err(|error| format!("cannot open {clients} connections: {error}"))?;
-    let run = Arc::new(Run::new(options, clients));
+    let (connections, bar) = (options.connections(), ProgressBar::new(0));
+    let open = open_all(options.url, connections, options.room(), &bar).await;
+    let open = open.map_err(|error| format!("cannot open {connections} connections: {error}"))?;
+    let run = Arc::new(Run::new(options));
     let (stop, stopped) = watch::channel(false);
-    let wake: Vec<_> = (0..clients).map(|_| Arc::new(Notify::new())).collect();
     let mut tasks = JoinSet::new();
-    for ((number, connection), wake) in (0..).zip(open).zip(wake.clone()) {
+    for (number, connection) in (0..).zip(open) {
         let client = Client::new(run.clone(), number);
-        let stopped = stopped.clone();
-        tasks.spawn(client.work(connection, wake, stopped));
+        tasks.spawn(client.work(connection, stopped.clone()));
     }
     let pacing = Arc::new(AtomicBool::new(false));
     let pacer = run.schedule.map(|schedule| {
-        let stop = pacing.clone();
-        std::thread::spawn(move || pacer::run(schedule, wake, stop))
+        let (writers, stop) = (run.writers(), pacing.clone());
+        std::thread::spawn(move || pacer::run(schedule, writers, stop))
     });
     let mut archive = match (options.admin, options.pid) {
         (Some(admin), Some(pid)) => Some(archive::Watch::start(admin, pid).await?),
         _ => None,
     };
-    let (reading, measured) = tokio::select! {
+    let measured = tokio::select! {
         watched = run.watch(options, &bar) => watched,
         Err(error) = look(&mut archive) => return Err(error),
     };
@@ -60,8 +55,8 @@ pub async fn run(options: &Options) -> Result<Report, String> {
         pacer.join().map_err(|_| "the pacer panicked")?;
     }
     done.sort_by_key(|client| client.number);
-    let server = Server::of(options.pid, &reading, measured.delivered, before);
-    let mut report = run.report(&done, &reading, measured, server);
+    let mut report = run.report(&done, &measured);
+    report.server = measured.server(options, run.mode, before);
     if let Some(archive) = archive {
         report.stored = Some(archive.finish().await?);
     }
@@ -78,157 +73,216 @@ async fn look(archive: &mut Option<archive::Watch>) -> Result<(), String> {
 // === Run ===
 
 /// What all clients of a run share. Times are nanoseconds from the start.
-struct Run {
-    mode: Mode,
-    clients: u32,
-    text_bytes: usize,
-    in_flight: u64,
+pub struct Run {
+    pub mode: Mode,
+    /// Those measured; the pair that floods comes behind them.
+    pub clients: u32,
+    /// Clients of one user, next to each other; the first of them writes, to the room beside.
+    pub room: u32,
+    pub text_bytes: usize,
+    pub client_message_id: bool,
+    /// Under way of one client in a closed loop, and of one that floods.
+    pub window: u64,
+    pub flood: u64,
     start: Instant,
-    schedule: Option<Schedule>,
-    warm: u64,
-    end: u64,
-    sent: AtomicU64,
-    decided: AtomicU64,
-    acked: AtomicU64,
-    delivered: AtomicU64,
+    pub schedule: Option<Schedule>,
+    pub warm: u64,
+    pub end: u64,
+    pub counts: Counts,
+    pub flood_counts: Counts,
+    /// One a client.
+    pub wake: Vec<Arc<Notify>>,
+    pub echoes: Vec<Echo>,
+    /// One a room, of what is written to it.
+    arrivals: Vec<Mutex<Arrivals>>,
     /// One a thread, so that clients seldom meet.
-    latencies: Vec<Mutex<Latencies>>,
+    pub latencies: Vec<Mutex<Latencies>>,
 }
 
-struct Latencies {
-    ack: Histogram<u64>,
-    delivery: Histogram<u64>,
+#[derive(Default)]
+pub struct Counts {
+    pub sent: AtomicU64,
+    pub decided: AtomicU64,
+    pub acked: AtomicU64,
+    pub delivered: AtomicU64,
 }
 
-/// Counts over the time measured.
-#[derive(Clone, Copy)]
-struct Measured {
-    acked: u64,
-    delivered: u64,
+pub struct Latencies {
+    pub ack: Histogram<u64>,
+    pub delivery: Histogram<u64>,
+    /// To the last member of a room.
+    pub last: Histogram<u64>,
+}
+
+impl Latencies {
+    fn new() -> Latencies {
+        let [ack, delivery, last] = std::array::from_fn(|_| histogram());
+        Latencies {
+            ack,
+            delivery,
+            last,
+        }
+    }
 }
 
 impl Run {
-    fn new(options: &Options, clients: u32) -> Run {
+    fn new(options: &Options) -> Run {
         let start = Instant::now();
-        let latencies = || {
-            Mutex::new(Latencies {
-                ack: histogram(),
-                delivery: histogram(),
-            })
-        };
+        let (clients, room) = (options.clients(), options.room());
+        let connections = options.connections() as usize;
         Run {
             mode: options.mode,
             clients,
+            room,
             text_bytes: options.text_bytes.max(STAMP_BYTES),
-            in_flight: options.in_flight,
+            client_message_id: options.client_message_id,
+            window: options.window(),
+            flood: options.flood.unwrap_or_default(),
             start,
             schedule: options.open_rate().map(|rate| Schedule {
                 start,
-                rate: rate.max(1),
-                clients: u64::from(clients),
+                rate,
+                clients: u64::from(clients / room),
             }),
             warm: options.warmup().as_nanos() as u64,
             end: (options.warmup() + options.measured()).as_nanos() as u64,
-            sent: AtomicU64::new(0),
-            decided: AtomicU64::new(0),
-            acked: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-            latencies: (0..options.threads).map(|_| latencies()).collect(),
+            counts: Counts::default(),
+            flood_counts: Counts::default(),
+            wake: (0..connections).map(|_| Arc::default()).collect(),
+            echoes: (0..connections).map(|_| Echo::default()).collect(),
+            arrivals: (0..clients / room)
+                .map(|_| Mutex::new(Arrivals::new(room)))
+                .collect(),
+            latencies: (0..options.threads)
+                .map(|_| Mutex::new(Latencies::new()))
+                .collect(),
         }
     }
 
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
     }
 
-    fn counts(&self) -> Measured {
-        Measured {
-            acked: self.acked.load(Ordering::Relaxed),
-            delivered: self.delivered.load(Ordering::Relaxed),
-        }
+    /// Notes that `client` got message `number`; true when its whole room has it.
+    pub fn is_last(&self, client: u32, number: u64) -> bool {
+        let room = (client / self.room) as usize;
+        self.arrivals[room].lock().note(number)
+    }
+
+    /// Who is woken when an event is due.
+    fn writers(&self) -> Vec<Arc<Notify>> {
+        let measured = &self.wake[..self.clients as usize];
+        measured
+            .iter()
+            .step_by(self.room as usize)
+            .cloned()
+            .collect()
     }
 
     /// Measures from the end of the warm-up to the end of sending, then waits for what is on its way.
-    async fn watch(&self, options: &Options, bar: &ProgressBar) -> (Reading, Measured) {
+    async fn watch(&self, options: &Options, bar: &ProgressBar) -> Measured {
         bar.reset();
         bar.set_length(self.end / TICK.as_nanos() as u64);
         self.until(self.warm, bar).await;
-        let (meter, first) = (Meter::start(options.pid), self.counts());
+        let (meter, first) = (Meter::start(options.pid), self.seen());
         self.until(self.end, bar).await;
-        let (reading, last) = (meter.read(), self.counts());
+        let (reading, last) = (meter.read(), self.seen());
         let patience = self.end + SETTLE_MAX.as_nanos() as u64;
         while self.now() < patience && !self.settled() {
             tokio::time::sleep(TICK).await;
         }
         bar.finish_and_clear();
-        let measured = Measured {
-            acked: last.acked - first.acked,
-            delivered: last.delivered - first.delivered,
-        };
-        (reading, measured)
+        Measured {
+            reading,
+            quiet: last.0 - first.0,
+            flood: last.1 - first.1,
+        }
     }
 
     async fn until(&self, moment: u64, bar: &ProgressBar) {
         while let Some(left) = moment.checked_sub(self.now()) {
             tokio::time::sleep(Duration::from_nanos(left).min(TICK)).await;
             bar.set_position(self.now() / TICK.as_nanos() as u64);
-            bar.set_message(format!("{} delivered", self.counts().delivered));
+            bar.set_message(format!("{} delivered", self.seen().0.delivered));
+            // A closed loop of typing that waits for nothing but lost signals.
+            if self.mode == Mode::Typing && self.schedule.is_none() {
+                self.wake.iter().for_each(|wake| wake.notify_one());
+            }
         }
+    }
+
+    fn seen(&self) -> (Seen, Seen) {
+        (Seen::of(&self.counts), Seen::of(&self.flood_counts))
     }
 
     fn settled(&self) -> bool {
-        let sent = self.sent.load(Ordering::Relaxed);
-        let Measured { acked, delivered } = self.counts();
-        match self.mode {
-            Mode::Typing => delivered == sent,
-            _ => self.decided.load(Ordering::Relaxed) == sent && delivered >= acked,
-        }
+        let settled = |counts: &Counts| {
+            let sent = counts.sent.load(Ordering::Relaxed);
+            let Seen { acked, delivered } = Seen::of(counts);
+            match self.mode {
+                Mode::Typing => delivered == sent,
+                _ => {
+                    let decided = counts.decided.load(Ordering::Relaxed);
+                    decided == sent && delivered >= acked * u64::from(self.room)
+                }
+            }
+        };
+        settled(&self.counts) && settled(&self.flood_counts)
     }
 
-    fn report(
-        &self,
-        clients: &[Client],
-        reading: &Reading,
-        measured: Measured,
-        server: Option<Server>,
-    ) -> Report {
-        let seconds = reading.measured.as_secs_f64();
-        let (mut ack, mut delivery) = (histogram(), histogram());
-        for latencies in &self.latencies {
-            let latencies = latencies.lock();
-            ack.add(&latencies.ack).expect("histograms of one shape");
-            delivery
-                .add(&latencies.delivery)
-                .expect("histograms of one shape");
-        }
-        let mut latency_ms = BTreeMap::from([("delivery", Percentiles::of(&delivery))]);
-        if self.mode == Mode::Chat {
-            latency_ms.insert("ack", Percentiles::of(&ack));
-        }
+    /// All but what the server used.
+    fn report(&self, clients: &[Client], measured: &Measured) -> Report {
+        let (quiet, flood) = clients.split_at(self.clients as usize);
+        let reading = &measured.reading;
         Report {
             mode: format!("{:?}", self.mode).to_lowercase(),
             clients: self.clients,
-            seconds,
+            seconds: reading.measured.as_secs_f64(),
             rate: self.schedule.map(|schedule| schedule.rate),
-            traffic: Some(Traffic {
-                acknowledged_per_second: measured.acked as f64 / seconds,
-                delivered_per_second: measured.delivered as f64 / seconds,
-                ..self.count(clients)
-            }),
-            latency_ms,
-            server,
+            traffic: Some(self.count(quiet, measured.quiet, reading)),
+            flood: (self.flood > 0).then(|| self.count(flood, measured.flood, reading)),
+            latency_ms: self.latency_ms(),
             driver_cores: reading.driver_cores,
             ..Report::default()
         }
     }
 
-    fn count(&self, clients: &[Client]) -> Traffic {
-        let mut all = Traffic::default();
-        for (client, partner) in clients
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (c, &clients[i ^ 1]))
-        {
+    fn latency_ms(&self) -> BTreeMap<&'static str, Percentiles> {
+        let mut all = Latencies::new();
+        for latencies in &self.latencies {
+            let latencies = latencies.lock();
+            let Latencies {
+                ack,
+                delivery,
+                last,
+            } = &*latencies;
+            for (sum, one) in [
+                (&mut all.ack, ack),
+                (&mut all.delivery, delivery),
+                (&mut all.last, last),
+            ] {
+                sum.add(one).expect("histograms of one shape");
+            }
+        }
+        let mut latency_ms = BTreeMap::from([("delivery", Percentiles::of(&all.delivery))]);
+        if self.mode != Mode::Typing {
+            latency_ms.insert("ack", Percentiles::of(&all.ack));
+        }
+        if self.mode == Mode::Rooms {
+            latency_ms.insert("last", Percentiles::of(&all.last));
+        }
+        latency_ms
+    }
+
+    /// What came of the events of `clients`, whole rooms that write to each other.
+    fn count(&self, clients: &[Client], measured: Seen, reading: &Reading) -> Traffic {
+        let seconds = reading.measured.as_secs_f64();
+        let mut all = Traffic {
+            acknowledged_per_second: measured.acked as f64 / seconds,
+            delivered_per_second: measured.delivered as f64 / seconds,
+            ..Traffic::default()
+        };
+        for client in clients {
             let refused: u64 = client.refused.values().sum();
             all.sent += client.sent;
             all.acknowledged += client.acked.count;
@@ -237,12 +291,9 @@ impl Run {
             all.reordered += client.delivered.reordered;
             all.cut += u64::from(client.cut.is_some());
             all.unsent += client.due_unsent();
-            match self.mode {
-                Mode::Typing => all.lost += client.sent.saturating_sub(partner.delivered.count),
-                _ => {
-                    all.unacknowledged += client.sent.saturating_sub(client.acked.count + refused);
-                    all.lost += client.acked.missing_in(&partner.delivered);
-                }
+            all.given_up += client.given_up();
+            if self.mode != Mode::Typing {
+                all.unacknowledged += client.sent.saturating_sub(client.acked.count + refused);
             }
             for (code, count) in &client.refused {
                 *all.refused.entry(code.clone()).or_default() += count;
@@ -251,215 +302,69 @@ impl Run {
                 eprintln!("load: client {} was cut: {error}", client.number);
             }
         }
+        let rooms: Vec<_> = clients.chunks(self.room as usize).collect();
+        for (at, room) in rooms.iter().enumerate() {
+            let writer = &room[0];
+            all.lost += (rooms[at ^ 1].iter())
+                .map(|reader| match self.mode {
+                    Mode::Typing => writer.sent.saturating_sub(reader.delivered.count),
+                    _ => writer.acked.missing_in(&reader.delivered),
+                })
+                .sum::<u64>();
+        }
         all
     }
 }
 
-// === Client ===
+// === Measured ===
 
-/// One connection's state; as the result of its task, its books.
-struct Client {
-    run: Arc<Run>,
-    number: u32,
-    /// What surrounds the stamp in an event.
-    head: Vec<u8>,
-    tail: Vec<u8>,
-    payload: Vec<u8>,
-    out: Vec<u8>,
-    sent: u64,
-    undecided: u64,
-    acked: Marks,
-    delivered: Marks,
-    refused: BTreeMap<String, u64>,
-    cut: Option<io::Error>,
+/// Counts at a moment, or between two.
+#[derive(Clone, Copy)]
+struct Seen {
+    acked: u64,
+    delivered: u64,
 }
 
-impl Client {
-    fn new(run: Arc<Run>, number: u32) -> Client {
-        let (sender, receiver) = (user(number), user(number ^ 1));
-        let ids = format!("\"sender_id\":\"{sender}\",\"receiver_id\":\"{receiver}\"");
-        let (head, tail) = match run.mode {
-            // The only field of a typing signal that a number can ride on.
-            Mode::Typing => (
-                format!("42[\"typing\",{{{ids},\"conversation_id\":\""),
-                String::new(),
-            ),
-            _ => {
-                let talk = format!("\"conversation_id\":\"{}\"", user(number & !1));
-                let head = format!("42[\"chatMessage\",{{{ids},{talk},\"text_content\":\"");
-                (head, "x".repeat(run.text_bytes - STAMP_BYTES))
-            }
-        };
-        Client {
-            run,
-            number,
-            head: head.into_bytes(),
-            tail: format!("{tail}\"}}]").into_bytes(),
-            payload: Vec::new(),
-            out: Vec::new(),
-            sent: 0,
-            undecided: 0,
-            acked: Marks::default(),
-            delivered: Marks::default(),
-            refused: BTreeMap::new(),
-            cut: None,
+impl Seen {
+    fn of(counts: &Counts) -> Seen {
+        Seen {
+            acked: counts.acked.load(Ordering::Relaxed),
+            delivered: counts.delivered.load(Ordering::Relaxed),
         }
-    }
-
-    async fn work(
-        mut self,
-        mut connection: Connection,
-        wake: Arc<Notify>,
-        mut stopped: watch::Receiver<bool>,
-    ) -> Client {
-        let (mut reader, writer) = connection.stream.split();
-        let mut input = connection.input;
-        input.reserve(READ_BYTES);
-        loop {
-            self.produce();
-            if let Err(error) = self.flush(&writer) {
-                self.cut = Some(error);
-                return self;
-            }
-            let result = tokio::select! {
-                biased;
-                read = reader.read(input.space()) => match read {
-                    Ok(count) => input.filled_more(count).and_then(|()| self.take(&mut input)),
-                    Err(error) => Err(error),
-                },
-                ready = writer.writable(), if !self.out.is_empty() => ready,
-                () = wake.notified() => Ok(()),
-                _ = stopped.changed() => return self,
-            };
-            if let Err(error) = result {
-                self.cut = Some(error);
-                return self;
-            }
-        }
-    }
-
-    /// Adds what is to be sent now to `out`.
-    fn produce(&mut self) {
-        let now = self.run.now();
-        let before = self.sent;
-        match self.run.schedule {
-            Some(schedule) => loop {
-                let due = schedule.due(u64::from(self.number), self.sent);
-                if due > now || due >= self.run.end || self.out.len() > OUT_BYTES_MAX {
-                    break;
-                }
-                self.push(due);
-            },
-            None => {
-                while now < self.run.end && self.undecided < self.run.in_flight {
-                    self.push(now);
-                }
-            }
-        }
-        if self.sent > before {
-            self.run
-                .sent
-                .fetch_add(self.sent - before, Ordering::Relaxed);
-        }
-    }
-
-    fn push(&mut self, intended: u64) {
-        self.payload.clear();
-        self.payload.extend_from_slice(&self.head);
-        push_stamp(&mut self.payload, self.sent, intended);
-        self.payload.extend_from_slice(&self.tail);
-        push_frame(&mut self.out, TEXT, &self.payload);
-        self.sent += 1;
-        self.undecided += 1;
-    }
-
-    fn flush(&mut self, writer: &WriteHalf<'_>) -> io::Result<()> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        match writer.try_write(&self.out) {
-            Ok(written) => drop(self.out.drain(..written)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Takes every whole frame of `input`.
-    fn take(&mut self, input: &mut Input) -> io::Result<()> {
-        let run = self.run.clone();
-        let now = run.now();
-        let (acked, delivered, undecided) =
-            (self.acked.count, self.delivered.count, self.undecided);
-        let shard = self.number as usize % run.latencies.len();
-        let mut latencies = run.latencies[shard].lock();
-        while let Some(frame) = input.next_frame()? {
-            self.take_frame(&frame, now, &mut latencies);
-        }
-        drop(latencies);
-        let decided = undecided - self.undecided;
-        run.acked
-            .fetch_add(self.acked.count - acked, Ordering::Relaxed);
-        run.delivered
-            .fetch_add(self.delivered.count - delivered, Ordering::Relaxed);
-        run.decided.fetch_add(decided, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn take_frame(&mut self, frame: &Frame<'_>, now: u64, latencies: &mut Latencies) {
-        let payload = frame.payload;
-        let (marks, times, key) = if payload.starts_with(b"42[\"newMessage\"") {
-            (&mut self.delivered, &mut latencies.delivery, TEXT_KEY)
-        } else if payload.starts_with(b"42[\"messageSent\"") {
-            self.undecided = self.undecided.saturating_sub(1);
-            (&mut self.acked, &mut latencies.ack, TEXT_KEY)
-        } else if payload.starts_with(b"42[\"typing\"") {
-            (
-                &mut self.delivered,
-                &mut latencies.delivery,
-                CONVERSATION_KEY,
-            )
-        } else if payload.starts_with(b"42[\"messageError\"") {
-            self.undecided = self.undecided.saturating_sub(1);
-            *self.refused.entry(code(payload)).or_default() += 1;
-            return;
-        } else {
-            return frame.answer(&mut self.out);
-        };
-        let stamp = memmem::find(payload, key).map(|at| read_stamp(&payload[at + key.len()..]));
-        if let Some((number, intended)) = stamp.flatten() {
-            marks.mark(number);
-            if intended >= self.run.warm {
-                times.saturating_record(now.saturating_sub(intended));
-            }
-        }
-    }
-
-    /// Open loop: events that were due before the end and never sent.
-    fn due_unsent(&self) -> u64 {
-        let Some(schedule) = self.run.schedule else {
-            return 0;
-        };
-        let due = |k: &u64| schedule.due(u64::from(self.number), *k) < self.run.end;
-        (self.sent..).take_while(due).count() as u64
     }
 }
 
-/// The `code` of a `messageError`.
-fn code(payload: &[u8]) -> String {
-    let key = b"\"code\":\"";
-    let rest = memmem::find(payload, key).map_or(&b""[..], |at| &payload[at + key.len()..]);
-    let code = rest.split(|byte| *byte == b'"').next().unwrap_or_default();
-    String::from_utf8_lossy(code).into_owned()
+impl std::ops::Sub for Seen {
+    type Output = Seen;
+
+    fn sub(self, before: Seen) -> Seen {
+        Seen {
+            acked: self.acked - before.acked,
+            delivered: self.delivered - before.delivered,
+        }
+    }
 }
 
-const TEXT_KEY: &[u8] = b"\"text_content\":\"";
-const CONVERSATION_KEY: &[u8] = b"\"conversation_id\":\"";
+/// The time measured.
+struct Measured {
+    reading: Reading,
+    quiet: Seen,
+    flood: Seen,
+}
+
+impl Measured {
+    fn server(&self, options: &Options, mode: Mode, before: Option<u64>) -> Option<Server> {
+        let delivered = self.quiet.delivered + self.flood.delivered;
+        let mut server = Server::of(options.pid, &self.reading, delivered, before)?;
+        if mode == Mode::Rooms && self.quiet.acked > 0 {
+            let used = self.reading.server_cpu.as_secs_f64() * 1e6;
+            server.cpu_us_per_message = Some(used / self.quiet.acked as f64);
+        }
+        Some(server)
+    }
+}
+
 /// Between two looks at the run.
 const TICK: Duration = Duration::from_millis(100);
 /// Longest wait for what is on its way when sending has ended.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
-/// First size of a client's read buffer.
-const READ_BYTES: usize = 16 * 1024;
-/// An open loop's client that cannot write makes no more than this; what is due stays due.
-const OUT_BYTES_MAX: usize = 256 * 1024;

@@ -89,10 +89,11 @@ impl Connection {
     }
 }
 
-/// Opens `count` connections, each with its user's room joined, a few at a time; in order.
+/// Opens `count` connections, each with its user's room joined, `room` to a user, a few at a time; in order.
 pub async fn open_all(
     address: SocketAddr,
     count: u32,
+    room: u32,
     bar: &ProgressBar,
 ) -> io::Result<Vec<Connection>> {
     let mut waiting = 0..count;
@@ -104,7 +105,7 @@ pub async fn open_all(
             && let Some(number) = waiting.next()
         {
             opening.spawn(async move {
-                let connection = Connection::open(address, number, &user(number)).await;
+                let connection = Connection::open(address, number, &user(number / room)).await;
                 (number, connection)
             });
         }
@@ -118,7 +119,7 @@ pub async fn open_all(
     Ok(open.into_iter().flatten().collect())
 }
 
-/// The user behind connection `number`. Runs on one server differ, so that they share no room and no conversation.
+/// User `number` of this run. Runs on one server differ, so that they share no room and no conversation.
 pub fn user(number: u32) -> String {
     format!("load-{}-{number}", std::process::id())
 }
