@@ -11,7 +11,7 @@ ROW = 23
 GROUP = 28
 HEAD = 62
 TEXT = "#7d8590"
-COLOURS = {"chat-svc": "#e0713a", "node": "#4a9a57"}
+COLOURS = {"chat-svc": "#e0713a", "node": "#4a9a57", "bun": "#8a6fc9", "socketioxide-relay": "#3f87c5", "bare-relay": "#8b949e"}
 FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif\""
 
 

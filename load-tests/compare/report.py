@@ -142,6 +142,8 @@ def counted(traffic):
     refused = sum(traffic.get("refused", {}).values())
     if refused:
         found.append(f"{refused:,} refused")
+    if traffic.get("given_up"):
+        found.append(f"{traffic['given_up']:,} given up")
     if traffic["unsent"]:
         found.append(f"{traffic['unsent']:,} not sent in time")
     return f"{', '.join(found)} of {traffic['sent']:,}" if found else "nothing"

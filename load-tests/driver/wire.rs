@@ -106,7 +106,9 @@ pub async fn open_all(
         {
             opening.spawn(async move {
                 let connection = Connection::open(address, number, &user(number / room)).await;
-                (number, connection)
+                // A reset leaves no port waiting behind: runs in turn would use them all up.
+                let reset = |open: Connection| open.stream.set_zero_linger().map(|()| open);
+                (number, connection.and_then(reset))
             });
         }
         let Some(opened) = opening.join_next().await else {
