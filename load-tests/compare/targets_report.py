@@ -37,8 +37,8 @@ ROWS = {
     "rate-8000": Row("8,000 messages/s offered, 1,000 clients", ["--clients", "1000", "--rate", "8000"]),
     "typing": Row("typing, 100 clients, 8 signals in flight each", ["--mode", "typing", "--clients", "100", "--in-flight", "8"]),
     "rooms": Row(
-        "rooms of 50, 200 clients, 8 in flight each writer: per delivery",
-        ["--mode", "rooms", "--clients", "200", "--room", "50", "--in-flight", "8"],
+        "rooms of 50, 200 clients, a message under way for each: per delivery",
+        ["--mode", "rooms", "--clients", "200", "--room", "50", "--in-flight", "50"],
         stored=True,
     ),
     "connect": Row("connect, join, leave, 50 at a time", ["--mode", "connect", "--clients", "50"]),

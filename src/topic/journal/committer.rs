@@ -6,12 +6,13 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::vec;
 
@@ -40,7 +41,9 @@ pub(super) struct Committer {
     pub rolling: bool,
     /// Whether the last write failed: only changes are logged.
     pub refusing: bool,
-    /// Held for as long as this thread may write.
+    /// Removes segments for as long as this thread lives.
+    pub tidier: Option<JoinHandle<()>>,
+    /// Held for as long as these threads may write.
     pub lock: File,
 }
 
@@ -63,13 +66,8 @@ impl Disk for OsDisk {}
 impl Committer {
     /// Until the queue is closed and empty, or the journal has failed.
     pub fn run(mut self) {
-        while let Some(round) = self.shared.queue.take() {
-            if !round.appends.is_empty() {
-                self.commit(round.appends);
-            }
-            if round.tidy {
-                self.tidy();
-            }
+        while let Some(appends) = self.shared.queue.take() {
+            self.commit(appends);
             self.shared.rest.take(self.sync_took);
         }
     }
@@ -173,7 +171,7 @@ impl Committer {
         self.prepared = self.segment.bytes;
         self.segment.last_ms = last_ms;
         self.shared.shelf.lock().add(self.segment);
-        self.tidy();
+        self.shared.tidying.ring();
         Ok(())
     }
 
@@ -219,22 +217,6 @@ impl Committer {
         }
         round.refuse(unknown, error);
     }
-
-    /// Removes segments that nobody needs, oldest first, each durably before the next: a crash leaves no gap.
-    fn tidy(&mut self) {
-        loop {
-            let least = self.shared.groups.lock().least();
-            let oldest = self.shared.shelf.lock().removable(least, now_ms());
-            let Some(oldest) = oldest else { return };
-            let path = segment_path(&self.folder, oldest.base);
-            let removed = fs::remove_file(&path).and_then(|()| segment::sync_folder(&self.folder));
-            if let Err(error) = removed {
-                tracing::warn!(file = %path.display(), %error, "could not remove an archived segment");
-                return;
-            }
-            self.shared.shelf.lock().remove_first();
-        }
-    }
 }
 
 /// Also when the thread panics: no append waits for ever, and the lock goes last.
@@ -250,6 +232,10 @@ impl Drop for Committer {
         }
         self.shared.groups.lock().close();
         self.shared.rest.end();
+        self.shared.tidying.end();
+        if let Some(tidier) = self.tidier.take() {
+            tidier.join().ok();
+        }
         self.lock.unlock().ok();
         self.shared.tip.send_modify(|tip| tip.over = true);
     }

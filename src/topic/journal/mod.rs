@@ -3,6 +3,7 @@
 //! Appends that wait together become one checksummed block, written and synced once. Opening cuts what a crash left
 //! half written, and refuses what is damaged. Disk-full is passing; a failed sync is for good. It does not replicate.
 
+mod bell;
 pub mod block;
 mod committer;
 mod groups;
@@ -12,6 +13,7 @@ mod recovery;
 mod rest;
 mod segment;
 mod shared;
+mod tidier;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -30,6 +32,7 @@ pub use block::RECORD_BYTES_MAX;
 pub use recovery::OpenError;
 
 use crate::topic::{Bounds, Outcome, Record, Start, Subscription, Topic, TopicError};
+use bell::Bell;
 use committer::{Committer, Disk, OsDisk};
 use groups::Groups;
 use queue::{Answer, Queue};
@@ -106,6 +109,7 @@ impl Journal {
         fs::create_dir_all(&folder).map_err(failed)?;
         let lock = lock(&folder)?;
         let salt = getrandom::u32().map_err(|error| failed(io::Error::other(error.to_string())))?;
+        tidier::remove_rests(&folder).map_err(failed)?;
         let (segments, file) = recovery::recover(&folder, salt)?;
         let segment = segments.back().copied().unwrap_or(Segment::empty(0, salt));
         let end = segment.end;
@@ -123,8 +127,12 @@ impl Journal {
             groups: Mutex::new(groups),
             tip: watch::Sender::new(Tip { end, over: false }),
             rest: Rest::default(),
+            tidying: Bell::default(),
             counters: Counters::default(),
         });
+        let tidier = thread::Builder::new().name("journal-tidy".to_owned());
+        let (tidied, tidied_folder) = (Arc::clone(&shared), folder.clone());
+        let tidier = tidier.spawn(move || tidier::run(&tidied, &tidied_folder));
         let committer = Committer {
             shared: Arc::clone(&shared),
             disk,
@@ -138,6 +146,7 @@ impl Journal {
             salt,
             rolling: false,
             refusing: false,
+            tidier: Some(tidier.map_err(failed)?),
             lock,
         };
         let thread = thread::Builder::new().name("journal".to_owned());

@@ -35,15 +35,7 @@ struct State {
     waiting: Vec<Append>,
     bytes: usize,
     closing: bool,
-    tidy: bool,
     refusal: Option<TopicError>,
-}
-
-/// What the committer is woken for.
-pub(super) struct Round {
-    pub appends: Vec<Append>,
-    /// There may be segments to remove.
-    pub tidy: bool,
 }
 
 /// The records that found room, from the front of the call's, and where their answer will come.
@@ -58,7 +50,6 @@ impl Queue {
             waiting: Vec::new(),
             bytes: 0,
             closing: false,
-            tidy: false,
             refusal: None,
         };
         Queue {
@@ -91,29 +82,20 @@ impl Queue {
         Ok(Pushed { admitted, answer })
     }
 
-    /// Waits for work; `None` when the queue is closed and empty.
-    pub fn take(&self) -> Option<Round> {
+    /// Waits for appends; `None` when the queue is closed and empty.
+    pub fn take(&self) -> Option<Vec<Append>> {
         let mut state = self.state.lock();
-        while state.waiting.is_empty() && !state.tidy && !state.closing {
+        while state.waiting.is_empty() && !state.closing {
             self.filled.wait(&mut state);
         }
-        let round = Round {
-            appends: mem::take(&mut state.waiting),
-            tidy: mem::take(&mut state.tidy),
-        };
-        (!round.appends.is_empty() || round.tidy).then_some(round)
+        let appends = mem::take(&mut state.waiting);
+        (!appends.is_empty()).then_some(appends)
     }
 
     /// Gives room back for records that are settled.
     pub fn release(&self, bytes: usize) {
         let mut state = self.state.lock();
         state.bytes = state.bytes.saturating_sub(bytes);
-    }
-
-    /// Asks the committer to look for segments to remove.
-    pub fn tidy(&self) {
-        self.state.lock().tidy = true;
-        self.filled.notify_one();
     }
 
     /// Refuses further appends; the committer ends after those that wait.

@@ -137,7 +137,7 @@ impl Reader {
             _ => TopicError::Unavailable(format!("cannot commit for {group}: {error}").into()),
         })?;
         if self.shared.can_tidy() {
-            self.shared.queue.tidy();
+            self.shared.tidying.ring();
         }
         Ok(())
     }

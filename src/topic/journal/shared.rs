@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::topic::journal::bell::Bell;
 use crate::topic::journal::block::Block;
 use crate::topic::journal::groups::Groups;
 use crate::topic::journal::queue::{self, Queue};
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     /// Readers wait on it. It is moved after the block is on the shelf and in the ring.
     pub tip: watch::Sender<Tip>,
     pub rest: Rest,
+    /// Rung when there may be segments to remove.
+    pub tidying: Bell,
     pub counters: Counters,
 }
 

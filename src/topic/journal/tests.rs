@@ -112,6 +112,19 @@ async fn a_segment_that_is_full_or_closed_has_no_zeros() {
     assert_eq!(bench.end_after_reopen(), 16);
 }
 
+#[tokio::test]
+async fn a_segment_that_a_crash_left_half_removed_is_gone_after_the_next_start() {
+    let bench = Bench::new(64);
+    bench.append(1, appended).await;
+    bench.append(1, appended).await;
+    bench.journal.close().await.expect("closes");
+    let folder = bench.folder.path();
+    let rest = folder.join("00000000000000000000.removed");
+    fs::write(&rest, b"half of it").expect("writes");
+    assert_eq!(bench.end_after_reopen(), 2);
+    assert!(!rest.exists());
+}
+
 /// A journal on a disk that fails when told to.
 struct Bench {
     folder: TempDir,
