@@ -42,6 +42,8 @@ pub struct History {
     tail_bytes: AtomicU64,
     /// Told whenever a partition's `read` or `archived` has moved.
     moved: Notify,
+    /// Told when somebody waits for the archive.
+    awaited: Notify,
     /// Held by the log's reader from [`History::feed`] until what it fed has been shown.
     showing: Mutex<()>,
     /// Where other nodes' appends end; `None` for a log of this process alone.
@@ -153,6 +155,7 @@ impl History {
             tail_bytes_max: limits.tail_bytes_max,
             tail_bytes: AtomicU64::new(0),
             moved: Notify::new(),
+            awaited: Notify::new(),
             showing: Mutex::new(()),
             horizon: None,
             metrics,
@@ -404,6 +407,7 @@ impl History {
         };
         if let Some((number, offset)) = self.partitions.iter().find_map(in_tail) {
             let _hurry = self.horizon.as_ref().map(Horizon::hurry);
+            self.awaited.notify_one();
             self.wait("the message is not in the store yet", || {
                 let archived = self
                     .partition(number)
@@ -421,6 +425,11 @@ impl History {
             ));
         }
         Ok(self.store.report_spam(id).await?)
+    }
+
+    /// Waits until somebody waits for the archive, who then should not rest.
+    pub async fn awaited(&self) {
+        self.awaited.notified().await;
     }
 
     /// Rises with each record that the store gets.

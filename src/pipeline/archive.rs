@@ -20,9 +20,9 @@ use crate::topic::{Entry, Position, Subscription, TopicError};
 /// The group whose commits say what the store has.
 pub const GROUP: &str = "archive";
 
-/// Rest between two inserts. Nobody waits for the archive (history reads what it does not have from the tail), so it is
-/// worth more to insert, and sync, many at once.
-const REST: Duration = Duration::from_millis(20);
+/// Rest between two inserts. Only a report of spam waits for the archive, and ends the rest (history reads what is not
+/// in the store from the tail), so it is worth more to insert, and sync, many at once.
+const REST: Duration = Duration::from_millis(100);
 
 /// How long what is stored waits to be committed, with what comes after it. A commit to Kafka is a round trip; a crash
 /// costs as much reading again, and inserts that find everything there.
@@ -83,7 +83,10 @@ impl Archive {
                 }
             }
             if entries.len() < self.batch_max && self.drain.is_running() {
-                tokio::time::sleep(REST).await;
+                tokio::select! {
+                    () = tokio::time::sleep(REST) => {}
+                    () = self.history.awaited() => {}
+                }
             }
         }
     }

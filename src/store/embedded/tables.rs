@@ -360,8 +360,7 @@ fn message_options() -> KeyspaceCreateOptions {
 const NEWEST: &[u8] = &[0, 0];
 
 const CACHE_BYTES: u64 = 48 << 20;
-/// Written and synced as one: the journal's syncs wait behind it.
-const MESSAGE_MEMTABLE_BYTES: u64 = 4 << 20;
+const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
 /// About a page of history.
 const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
 /// Runs of so many bytes are kept apart from their keys, and not copied when keys are merged.
