@@ -147,6 +147,20 @@ async fn damage_in_an_earlier_segment_is_told_at_open_or_when_it_is_read() {
 }
 
 #[tokio::test]
+async fn zeros_at_the_end_of_an_earlier_segment_are_no_damage_unless_a_block_is_missing() {
+    let home = Home::new().segments_of(300);
+    append_singly(&home.open(), 0..12).await;
+    let file = &home.segments()[1];
+    let mut bytes = fs::read(file).expect("reads");
+    bytes.resize(bytes.len() + 5_000, 0);
+    fs::write(file, &bytes).expect("writes");
+    assert_eq!(all(&home.open()).await, up_to(12));
+    bytes[SEGMENT_HEAD_BYTES..].fill(0);
+    fs::write(file, &bytes).expect("writes");
+    assert!(matches!(home.refused(), OpenError::Damaged { .. }));
+}
+
+#[tokio::test]
 async fn a_missing_segment_is_refused() {
     let home = Home::new().segments_of(300);
     append_singly(&home.open(), 0..12).await;

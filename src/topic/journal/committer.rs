@@ -136,9 +136,9 @@ impl Committer {
         self.prepared = self.prepared.max(end);
     }
 
-    /// Cuts the zeros off.
+    /// Cuts off what follows the last block: zeros, or what a failed write left.
     fn trim(&mut self) -> io::Result<()> {
-        if self.prepared <= self.segment.bytes {
+        if self.file.metadata()?.len() == self.segment.bytes {
             return Ok(());
         }
         self.file.set_len(self.segment.bytes)?;

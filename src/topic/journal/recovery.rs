@@ -94,7 +94,12 @@ fn check_earlier(folder: &Path, base: u64, next_base: u64) -> Result<Segment, Op
         match walk.step() {
             Ok(Some(head)) => segment.grow(head.block_bytes() as u64, head.end(), head.time_ms),
             Ok(None) => break,
+            // Its zeros were cut before the next segment was begun, yet the disk may have seen it otherwise.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let rest = read_from(&file, segment.bytes).map_err(OpenError::io(&path))?;
+                if rest.iter().all(|byte| *byte == 0) {
+                    break;
+                }
                 let what = "a block is damaged, yet a later segment follows";
                 return Err(damaged(segment.bytes, segment.end, what));
             }

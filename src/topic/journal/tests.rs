@@ -113,6 +113,20 @@ async fn a_segment_that_is_full_or_closed_has_no_zeros() {
 }
 
 #[tokio::test]
+async fn zeros_for_which_there_was_no_space_are_cut_too() {
+    let bench = Bench::new(200 << 10);
+    bench.faults.zeros.store(true, SeqCst);
+    bench.append(1, appended).await;
+    assert!(bench.file_bytes() > bench.journal.stats().bytes_on_disk);
+    // More than there is room for behind the first.
+    bench.append((200 << 10) / RECORD_BYTES, appended).await;
+    assert_eq!(bench.journal.stats().segments, 2);
+    let end = bench.journal.stats().end;
+    assert_eq!(bench.end_after_crash().await, end);
+    assert_eq!(bench.file_bytes(), bench.journal.stats().bytes_on_disk);
+}
+
+#[tokio::test]
 async fn a_segment_that_a_crash_left_half_removed_is_gone_after_the_next_start() {
     let bench = Bench::new(64);
     bench.append(1, appended).await;
@@ -135,6 +149,8 @@ struct Bench {
 struct Faults {
     /// Writes leave half of their bytes and fail.
     writes: AtomicBool,
+    /// The same, but for zeros only.
+    zeros: AtomicBool,
     /// Syncs that succeed before all fail.
     syncs_left: AtomicUsize,
 }
@@ -143,7 +159,8 @@ struct FaultyDisk(Arc<Faults>);
 
 impl Disk for FaultyDisk {
     fn write(&self, file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
-        if self.0.writes.load(SeqCst) {
+        let is_zeros = bytes.iter().all(|byte| *byte == 0);
+        if self.0.writes.load(SeqCst) || is_zeros && self.0.zeros.load(SeqCst) {
             OsDisk.write(file, &bytes[..bytes.len() / 2], position)?;
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -164,6 +181,7 @@ impl Bench {
         let folder = tempfile::tempdir().expect("folder");
         let faults = Arc::new(Faults {
             writes: AtomicBool::new(false),
+            zeros: AtomicBool::new(false),
             syncs_left: AtomicUsize::new(usize::MAX),
         });
         let config = JournalConfig {
