@@ -86,6 +86,8 @@ impl Archive {
                 tokio::select! {
                     () = tokio::time::sleep(REST) => {}
                     () = self.history.awaited() => {}
+                    // There is a commit to be made before the log is closed.
+                    () = drain.reached(Stage::Refusing) => {}
                 }
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! A run's key is its first message's ([`Key`]). No two runs of a conversation overlap, so runs in the order of their
 //! keys are messages in the order of their places. One message alone is a flag and its body; several are the mark of
-//! [`SEVERAL`], then each with its place, flag, length and body.
+//! `SEVERAL`, then each with its place, flag, length and body.
 
 use bytes::Bytes;
 
