@@ -138,11 +138,11 @@ impl Committer {
 
     /// Cuts off what follows the last block: zeros, or what a failed write left.
     fn trim(&mut self) -> io::Result<()> {
+        self.prepared = self.segment.bytes;
         if self.file.metadata()?.len() == self.segment.bytes {
             return Ok(());
         }
         self.file.set_len(self.segment.bytes)?;
-        self.prepared = self.segment.bytes;
         self.disk.sync(&self.file)
     }
 
