@@ -11,6 +11,7 @@ pub mod drain;
 pub mod history;
 pub mod http;
 pub mod hub;
+pub mod json;
 pub mod metrics;
 pub mod pipeline;
 pub mod protocol;

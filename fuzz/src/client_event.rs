@@ -109,7 +109,7 @@ fn refusal(refused: &Refused) {
 }
 
 fn typing(json: &str) {
-    let Ok(typing) = serde_json::from_str::<Typing<'_>>(json) else {
+    let Ok(typing) = Typing::read(json) else {
         return;
     };
     let ids = [typing.sender_id, typing.receiver_id, typing.conversation_id];
@@ -123,8 +123,8 @@ fn typing(json: &str) {
 }
 
 /// An id as it is relayed: a JSON string.
-fn id(json: Option<&RawValue>) -> Option<String> {
-    let id = draft::id_from_json(json?.get(), "an id").ok()??;
+fn id(json: Option<&str>) -> Option<String> {
+    let id = draft::id_from_json(json?, "an id").ok()??;
     Some(Value::from(id).to_string())
 }
 

@@ -7,12 +7,12 @@ use http::{Request, StatusCode};
 use crate::api::messages::json;
 use crate::blobs::Blobs;
 use crate::chat::quote::QuoteEvent;
-use crate::chat::rejection::push_json_string;
 use crate::disk::FreeSpace;
 use crate::drain::Drain;
 use crate::history::History;
 use crate::http::body::{self, CollectError};
 use crate::http::reply::{self, Body, Error, Reply};
+use crate::json;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{Published, Publisher};
 use crate::store::Store;
@@ -75,9 +75,9 @@ impl Admin {
         });
         for (name, failure) in &states {
             body.push(b',');
-            push_json_string(&mut body, name);
+            json::push_string(&mut body, name);
             body.push(b':');
-            push_json_string(&mut body, failure.as_deref().unwrap_or("ok"));
+            json::push_string(&mut body, failure.as_deref().unwrap_or("ok"));
         }
         body.push(b'}');
         let status = if is_ready {
@@ -119,7 +119,7 @@ impl Admin {
             Ok(QuoteEvent::Ignored(kind)) => {
                 self.metrics.quote_ignored(&kind);
                 let mut body = Vec::from(b"{\"ignored\":");
-                push_json_string(&mut body, &kind);
+                json::push_string(&mut body, &kind);
                 body.push(b'}');
                 Ok(reply::json(StatusCode::OK, body))
             }
@@ -131,7 +131,7 @@ impl Admin {
 /// 400 with what is wrong: who posts here is a colleague's service, and needs to know.
 fn unreadable(message: &str) -> Reply {
     let mut body = Vec::from(b"{\"error\":{\"code\":\"invalid\",\"message\":");
-    push_json_string(&mut body, message);
+    json::push_string(&mut body, message);
     body.extend_from_slice(b"}}");
     reply::json(StatusCode::BAD_REQUEST, body)
 }

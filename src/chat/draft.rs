@@ -4,15 +4,11 @@
 //! writes the message's JSON, once.
 
 use std::borrow::Cow;
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::chat::id::{ConversationId, ID_BYTES_MAX, MessageId};
 use crate::chat::message::{LOG_ENDING, Sealed, push_timestamp};
-use crate::chat::rejection::{Rejection, push_json_string};
+use crate::chat::rejection::Rejection;
+use crate::json::{self, NotJson};
 
 /// Longest `attachment_url`, in bytes.
 pub const ATTACHMENT_URL_BYTES_MAX: usize = 8 * 1024;
@@ -64,8 +60,8 @@ impl<'a> Draft<'a> {
             rejection,
             client_message_id: None,
         };
-        let fields: Fields<'a> = serde_json::from_str(json)
-            .map_err(|_| refuse(Rejection::Invalid("the message must be an object")))?;
+        let fields = Fields::read(json)
+            .map_err(|NotJson| refuse(Rejection::Invalid("the message must be an object")))?;
         let client_message_id =
             id(fields.client_message_id, "client_message_id").map_err(refuse)?;
         Self::from_fields(&fields, client_message_id.clone()).map_err(|rejection| Refused {
@@ -113,7 +109,7 @@ impl<'a> Draft<'a> {
     /// The message that an upload becomes. Empty optional fields count as missing.
     pub fn attachment(upload: Attachment) -> Result<Draft<'static>, Rejection> {
         let mut text = Vec::new();
-        push_json_string(&mut text, upload.text.as_deref().unwrap_or_default());
+        json::push_string(&mut text, upload.text.as_deref().unwrap_or_default());
         Ok(Draft {
             sender: given(upload.sender, "sender_id is missing")?,
             receiver: given(upload.receiver, "receiver_id is missing")?,
@@ -137,7 +133,7 @@ impl<'a> Draft<'a> {
     /// The id that every resend of this draft gets: `None` without a `client_message_id`.
     pub fn derived_id(&self) -> Option<MessageId> {
         let client_message_id = self.client_message_id.as_deref()?;
-        let text: Cow<'_, str> = serde_json::from_str(&self.text).unwrap_or_default();
+        let text = json::decode(&self.text).unwrap_or_default();
         Some(MessageId::derived([
             b"message".as_slice(),
             self.sender.as_bytes(),
@@ -159,7 +155,7 @@ impl<'a> Draft<'a> {
         out.extend_from_slice(b"{\"_id\":\"");
         out.extend_from_slice(&id.to_hex());
         out.extend_from_slice(b"\",\"conversation_id\":");
-        push_json_string(&mut out, &self.conversation);
+        json::push_string(&mut out, &self.conversation);
         field(&mut out, "sender_id", Some(&self.sender));
         field(&mut out, "receiver_id", Some(&self.receiver));
         out.extend_from_slice(b",\"text_content\":");
@@ -203,80 +199,50 @@ fn field(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
         out.extend_from_slice(b",\"");
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":");
-        push_json_string(out, value);
+        json::push_string(out, value);
     }
 }
 
 // === Fields ===
 
-/// The fields we read, as they came.
+/// The fields we read, as they came: raw JSON.
 #[derive(Default)]
 struct Fields<'a> {
-    sender_id: Option<&'a RawValue>,
-    receiver_id: Option<&'a RawValue>,
-    conversation_id: Option<&'a RawValue>,
-    text_content: Option<&'a RawValue>,
-    attachment_url: Option<&'a RawValue>,
-    attachment_filename: Option<&'a RawValue>,
-    attachment_mimetype: Option<&'a RawValue>,
-    client_message_id: Option<&'a RawValue>,
+    sender_id: Option<&'a str>,
+    receiver_id: Option<&'a str>,
+    conversation_id: Option<&'a str>,
+    text_content: Option<&'a str>,
+    attachment_url: Option<&'a str>,
+    attachment_filename: Option<&'a str>,
+    attachment_mimetype: Option<&'a str>,
+    client_message_id: Option<&'a str>,
 }
 
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum Name {
-    SenderId,
-    ReceiverId,
-    ConversationId,
-    TextContent,
-    AttachmentUrl,
-    AttachmentFilename,
-    AttachmentMimetype,
-    ClientMessageId,
-    #[serde(other)]
-    Other,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(name) = map.next_key::<Name>()? {
-            let value = Some(map.next_value::<&'de RawValue>()?);
-            match name {
-                Name::SenderId => fields.sender_id = value,
-                Name::ReceiverId => fields.receiver_id = value,
-                Name::ConversationId => fields.conversation_id = value,
-                Name::TextContent => fields.text_content = value,
-                Name::AttachmentUrl => fields.attachment_url = value,
-                Name::AttachmentFilename => fields.attachment_filename = value,
-                Name::AttachmentMimetype => fields.attachment_mimetype = value,
-                Name::ClientMessageId => fields.client_message_id = value,
-                Name::Other => {}
-            }
-        }
+impl<'a> Fields<'a> {
+    fn read(json: &'a str) -> Result<Self, NotJson> {
+        let mut fields = Self::default();
+        json::members(json, |name, value| {
+            let name = json::decode(name).ok_or(NotJson)?;
+            let field = match &*name {
+                "sender_id" => &mut fields.sender_id,
+                "receiver_id" => &mut fields.receiver_id,
+                "conversation_id" => &mut fields.conversation_id,
+                "text_content" => &mut fields.text_content,
+                "attachment_url" => &mut fields.attachment_url,
+                "attachment_filename" => &mut fields.attachment_filename,
+                "attachment_mimetype" => &mut fields.attachment_mimetype,
+                "client_message_id" => &mut fields.client_message_id,
+                _ => return Ok(()),
+            };
+            *field = Some(value);
+            Ok(())
+        })?;
         Ok(fields)
     }
 }
 
-fn id<'a>(
-    value: Option<&'a RawValue>,
-    name: &'static str,
-) -> Result<Option<Cow<'a, str>>, Rejection> {
-    value.map_or(Ok(None), |value| id_from_json(value.get(), name))
+fn id<'a>(value: Option<&'a str>, name: &'static str) -> Result<Option<Cow<'a, str>>, Rejection> {
+    value.map_or(Ok(None), |value| id_from_json(value, name))
 }
 
 /// An id as clients give it: a string of 1 to [`ID_BYTES_MAX`] bytes, or a JSON integer within 64 bits, taken as its
@@ -287,7 +253,7 @@ pub fn id_from_json<'a>(
 ) -> Result<Option<Cow<'a, str>>, Rejection> {
     let invalid = || Rejection::Invalid(invalid_id(name));
     let id = match json.as_bytes().first() {
-        Some(b'"') => string(json).ok_or_else(invalid)?,
+        Some(b'"') => json::decode(json).ok_or_else(invalid)?,
         Some(b'n') => return Ok(None),
         Some(b'-' | b'0'..=b'9') => integer(json).ok_or_else(invalid)?.into(),
         _ => return Err(invalid()),
@@ -311,8 +277,8 @@ fn invalid_id(name: &str) -> &'static str {
 }
 
 /// The text's JSON; `None` when missing. Lone surrogate escapes are refused: no UTF-8 can hold them.
-fn text(value: Option<&RawValue>) -> Result<Option<&str>, Rejection> {
-    match value.map(RawValue::get) {
+fn text(value: Option<&str>) -> Result<Option<&str>, Rejection> {
+    match value {
         None | Some("null" | "\"\"") => Ok(None),
         Some(json) if !json.starts_with('"') => {
             Err(Rejection::Invalid("text_content must be a string"))
@@ -324,30 +290,18 @@ fn text(value: Option<&RawValue>) -> Result<Option<&str>, Rejection> {
 
 /// Whether every escape of a JSON string stands for Unicode text.
 fn is_unicode(json: &str) -> bool {
-    memchr::memmem::find(json.as_bytes(), b"\\u").is_none()
-        || serde_json::from_str::<Cow<'_, str>>(json).is_ok()
+    json::decode(json).is_some()
 }
 
-fn bounded<'a>(
-    value: Option<&'a RawValue>,
-    bytes_max: usize,
-) -> Result<Option<Cow<'a, str>>, Rejection> {
-    match value.map(RawValue::get) {
+fn bounded(value: Option<&str>, bytes_max: usize) -> Result<Option<Cow<'_, str>>, Rejection> {
+    match value {
         None | Some("null" | "\"\"") => Ok(None),
-        Some(json) => match string(json) {
+        Some(json) => match json::decode(json) {
             Some(text) if text.len() <= bytes_max => Ok(Some(text)),
             Some(_) => Err(Rejection::TooLarge("an attachment field is too long")),
             None => Err(Rejection::Invalid("attachment fields must be strings")),
         },
     }
-}
-
-fn string(json: &str) -> Option<Cow<'_, str>> {
-    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
-    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(inner));
-    }
-    serde_json::from_str::<String>(json).ok().map(Cow::Owned)
 }
 
 fn integer(json: &str) -> Option<String> {

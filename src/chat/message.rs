@@ -11,7 +11,7 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
-use crate::chat::rejection::push_json_string;
+use crate::json;
 
 /// How the JSON of every message ends in the log.
 pub const LOG_ENDING: &[u8] = b",\"is_spam\":false}";
@@ -52,7 +52,7 @@ impl Sealed {
         let value = json.len();
         for (n, recipient) in recipients.iter().enumerate() {
             json.push(if n == 0 { b'[' } else { b',' });
-            push_json_string(&mut json, recipient);
+            json::push_string(&mut json, recipient);
         }
         json.push(b']');
         let recipients = json.len();

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::id::{ConversationId, ID_BYTES_MAX, MessageId};
 use crate::chat::message::{LOG_ENDING, Sealed, push_timestamp};
-use crate::chat::rejection::push_json_string;
+use crate::json;
 
 /// The only event type that becomes a message.
 pub const QUOTE_ACCEPTED: &str = "QUOTE_ACCEPTED";
@@ -87,7 +87,7 @@ impl Quote {
         let mut out = Vec::with_capacity(512);
         let mut put = |literal: &str, value: &str| {
             out.extend_from_slice(literal.as_bytes());
-            push_json_string(&mut out, value);
+            json::push_string(&mut out, value);
         };
         put("{\"_id\":", &id.to_string());
         put(",\"conversation_id\":", self.conversation.as_str());
@@ -101,7 +101,7 @@ impl Quote {
         push_timestamp(&mut out, unix_ms);
         let mut put = |literal: &str, value: &str| {
             out.extend_from_slice(literal.as_bytes());
-            push_json_string(&mut out, value);
+            json::push_string(&mut out, value);
         };
         put("\",\"participants\":[", &self.client_id);
         put(",", &self.professional_id);

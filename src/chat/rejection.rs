@@ -1,5 +1,7 @@
 //! Why a message is refused, and the stable code that clients see for it.
 
+use crate::json;
+
 /// A refusal: a stable [`code`](Rejection::code), a short text that names no internals, and whether the same message
 /// may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,20 +88,15 @@ impl Rejection {
         out.extend_from_slice(b"{\"code\":\"");
         out.extend_from_slice(self.code().as_bytes());
         out.extend_from_slice(b"\",\"error\":");
-        push_json_string(out, &self.to_string());
+        json::push_string(out, &self.to_string());
         out.extend_from_slice(b",\"retryable\":");
         out.extend_from_slice(if self.retryable() { b"true" } else { b"false" });
         if let Some(id) = client_message_id {
             out.extend_from_slice(b",\"client_message_id\":");
-            push_json_string(out, id);
+            json::push_string(out, id);
         }
         out.push(b'}');
     }
-}
-
-/// Appends `text` as a JSON string.
-pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a string always serialises into memory");
 }
 
 #[cfg(test)]

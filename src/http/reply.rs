@@ -9,7 +9,8 @@ use http_body::Body as HttpBody;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 
-use crate::chat::rejection::{Rejection, push_json_string};
+use crate::chat::rejection::Rejection;
+use crate::json;
 
 /// Why a body broke off.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -103,9 +104,9 @@ impl Error {
 
     pub fn reply(self) -> Reply {
         let mut body = Vec::from(b"{\"error\":{\"code\":");
-        push_json_string(&mut body, self.code);
+        json::push_string(&mut body, self.code);
         body.extend_from_slice(b",\"message\":");
-        push_json_string(&mut body, self.message);
+        json::push_string(&mut body, self.message);
         body.extend_from_slice(b"}}");
         let reply = json(self.status, body);
         match self.status {

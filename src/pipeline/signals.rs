@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::chat::id::{ConversationId, UserId};
-use crate::chat::rejection::push_json_string;
 use crate::hub::Hub;
+use crate::json;
 use crate::metrics::Metrics;
 use crate::protocol::event;
 use crate::topic::{Entry, Outcome, Record, Start, Topic, TopicError};
@@ -199,7 +199,7 @@ impl Incoming {
 
 fn json_string(text: &str) -> String {
     let mut json = Vec::with_capacity(text.len() + 2);
-    push_json_string(&mut json, text);
+    json::push_string(&mut json, text);
     String::from_utf8(json).expect("JSON of a string is UTF-8")
 }
 

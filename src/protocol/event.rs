@@ -2,13 +2,12 @@
 
 use std::io::Write;
 
-use serde::Deserialize;
-
 use super::frame::Frame;
 use super::recovery::Offset;
 use super::socketio::{self, Payload};
 use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
+use crate::json::{self, NotJson};
 
 // === ClientEvent ===
 
@@ -39,15 +38,31 @@ impl<'a> ClientEvent<'a> {
 
 // === Typing ===
 
-/// The three fields of a typing indicator, as they came.
-#[derive(Debug, Deserialize)]
+/// The three fields of a typing indicator, as they came: raw JSON. Of a field that comes twice the last one counts.
+#[derive(Debug, Default)]
 pub struct Typing<'a> {
-    #[serde(borrow, default)]
-    pub sender_id: Option<&'a serde_json::value::RawValue>,
-    #[serde(borrow, default)]
-    pub receiver_id: Option<&'a serde_json::value::RawValue>,
-    #[serde(borrow, default)]
-    pub conversation_id: Option<&'a serde_json::value::RawValue>,
+    pub sender_id: Option<&'a str>,
+    pub receiver_id: Option<&'a str>,
+    pub conversation_id: Option<&'a str>,
+}
+
+impl<'a> Typing<'a> {
+    /// Reads the argument of a typing event; other fields are ignored.
+    pub fn read(json: &'a str) -> Result<Self, NotJson> {
+        let mut typing = Self::default();
+        json::members(json, |name, value| {
+            let name = json::decode(name).ok_or(NotJson)?;
+            let field = match &*name {
+                "sender_id" => &mut typing.sender_id,
+                "receiver_id" => &mut typing.receiver_id,
+                "conversation_id" => &mut typing.conversation_id,
+                _ => return Ok(()),
+            };
+            *field = Some(value);
+            Ok(())
+        })?;
+        Ok(typing)
+    }
 }
 
 // === frames ===

@@ -8,13 +8,12 @@
 //! is in [`super::socketio_v4`].
 
 use std::borrow::Cow;
-use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use thiserror::Error;
+
+use crate::json::{self, NotJson};
 
 // === Packet ===
 
@@ -201,8 +200,7 @@ pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
 /// # Errors
 /// [`ParseError::Data`] if it is no JSON object.
 pub fn auth(data: &str) -> Result<&str, ParseError> {
-    let raw: &RawValue = serde_json::from_str(data).map_err(|_| ParseError::Data)?;
-    let object = raw.get();
+    let object = json::value(data).map_err(|NotJson| ParseError::Data)?;
     object
         .starts_with('{')
         .then_some(object)
@@ -217,51 +215,27 @@ struct Elements<'a> {
 }
 
 fn elements(data: &str) -> Result<Elements<'_>, ParseError> {
-    let mut json = serde_json::Deserializer::from_str(data);
-    json.deserialize_seq(ElementsVisitor)
-        .and_then(|elements| json.end().map(|()| elements))
-        .map_err(|_| ParseError::Data)
-}
-
-struct ElementsVisitor;
-
-impl<'de> Visitor<'de> for ElementsVisitor {
-    type Value = Elements<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut elements = Elements {
-            first: seq.next_element::<&RawValue>()?.map(RawValue::get),
-            rest: Args::new(),
-        };
-        while let Some(raw) = seq.next_element::<&RawValue>()? {
-            if elements.rest.len() == ARGS_MAX {
-                return Err(A::Error::custom("too many arguments"));
-            }
-            elements.rest.push(raw.get());
+    let mut elements = Elements::default();
+    let read = json::elements(data, |raw| {
+        if elements.first.is_none() {
+            elements.first = Some(raw);
+        } else if elements.rest.len() < ARGS_MAX {
+            elements.rest.push(raw);
+        } else {
+            return Err(NotJson);
         }
-        Ok(elements)
-    }
+        Ok(())
+    });
+    read.map_err(|NotJson| ParseError::Data)?;
+    Ok(elements)
 }
 
 fn event_name(raw: &str) -> Result<Cow<'_, str>, ParseError> {
     match raw.as_bytes()[0] {
-        b'"' => unescape(raw).ok_or(ParseError::EventName),
+        b'"' => json::decode(raw).ok_or(ParseError::EventName),
         b'-' | b'0'..=b'9' => Ok(Cow::Borrowed(raw)),
         _ => Err(ParseError::EventName),
     }
-}
-
-/// The text of a JSON string with its quotes; `None` if it is not Unicode.
-pub(super) fn unescape(raw: &str) -> Option<Cow<'_, str>> {
-    let text = &raw[1..raw.len() - 1];
-    if memchr::memchr(b'\\', text.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(text));
-    }
-    serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
 /// Arguments of an event or of an ack.
@@ -299,8 +273,7 @@ impl<'a, const N: usize> From<&'a [&'a str; N]> for Payload<'a> {
 /// # Errors
 /// [`ParseError::Placeholder`], or [`ParseError::Data`] if the data is not JSON.
 pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), ParseError> {
-    let json: &RawValue = serde_json::from_str(data).map_err(|_| ParseError::Data)?;
-    let json = json.get();
+    let json = json::value(data).map_err(|NotJson| ParseError::Data)?;
     let mut open: SmallVec<[Object; 16]> = SmallVec::new();
     let mut at = 0;
     // Arrays need no care: a key belongs to the innermost object that is open.
@@ -340,7 +313,7 @@ pub(super) struct Object {
 impl Object {
     /// Takes note of a key, with its quotes, and of the text where its value starts.
     pub fn note(&mut self, key: &str, value: &str) {
-        match unescape(key).as_deref() {
+        match json::decode(key).as_deref() {
             Some("_placeholder") => self.is_placeholder = value.starts_with("true"),
             Some("num") => {
                 let (digits, behind) = split_digits(value);
@@ -378,10 +351,10 @@ pub(super) fn value_of_key(behind: &str) -> Option<&str> {
 pub fn write_connect(out: &mut Vec<u8>, namespace: &str, sid: &str, pid: Option<&str>) {
     write_start(out, Kind::Connect, None, namespace);
     out.extend_from_slice(br#"{"sid":"#);
-    write_string(out, sid);
+    json::push_string(out, sid);
     if let Some(pid) = pid {
         out.extend_from_slice(br#","pid":"#);
-        write_string(out, pid);
+        json::push_string(out, pid);
     }
     out.push(b'}');
 }
@@ -390,7 +363,7 @@ pub fn write_connect(out: &mut Vec<u8>, namespace: &str, sid: &str, pid: Option<
 pub fn write_connect_error(out: &mut Vec<u8>, namespace: &str, message: &str, data: Option<&str>) {
     write_start(out, Kind::ConnectError, None, namespace);
     out.extend_from_slice(br#"{"message":"#);
-    write_string(out, message);
+    json::push_string(out, message);
     if let Some(data) = data {
         out.extend_from_slice(br#","data":"#);
         out.extend_from_slice(data.as_bytes());
@@ -417,7 +390,7 @@ pub fn write_event(
         out.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
     }
     out.push(b'[');
-    write_string(out, name);
+    json::push_string(out, name);
     for arg in payload.args {
         out.push(b',');
         out.extend_from_slice(arg.as_bytes());
@@ -464,10 +437,6 @@ pub(super) fn write_start(
         out.extend_from_slice(namespace.as_bytes());
         out.push(b',');
     }
-}
-
-pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a string can be written to memory");
 }
 
 /// Binary messages that may follow one packet.
@@ -796,7 +765,7 @@ mod tests {
             let _ = (ack_args(&data), auth(&data), check_placeholders(&data, 1));
             if let Ok(event) = event(&data) {
                 for arg in event.args {
-                    prop_assert!(serde_json::from_str::<&RawValue>(arg).is_ok());
+                    prop_assert!(serde_json::from_str::<&serde_json::value::RawValue>(arg).is_ok());
                 }
             }
         }

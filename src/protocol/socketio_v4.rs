@@ -6,7 +6,8 @@
 //! and a CONNECT for it is an error.
 
 use super::engineio::Sid;
-use super::socketio::{Kind, write_start, write_string};
+use super::socketio::{Kind, write_start};
+use crate::json;
 
 /// Appends the message that tells a client it is in a namespace; for `/`, unasked. It has no data,
 /// and the namespace has no query.
@@ -19,7 +20,7 @@ pub fn write_error(out: &mut Vec<u8>, namespace: &str, message: &str, data: Opti
     write_start(out, Kind::ConnectError, None, namespace);
     match data {
         Some(data) => out.extend_from_slice(data.as_bytes()),
-        None => write_string(out, message),
+        None => json::push_string(out, message),
     }
 }
 

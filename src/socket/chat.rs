@@ -4,13 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::value::RawValue;
-
 use crate::chat::draft::{self, Draft, Refused};
 use crate::chat::id::{ConversationId, MessageIdMaker, UserId};
-use crate::chat::rejection::{Rejection, push_json_string};
+use crate::chat::rejection::Rejection;
 use crate::hub::Hub;
 use crate::hub::session::Session;
+use crate::json;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
 use crate::pipeline::signals::{Signals, TypingSignal};
@@ -147,7 +146,7 @@ impl Chat {
     }
 
     fn relay_typing(&self, session: &Arc<Session>, is_typing: bool, json: &str) -> Option<()> {
-        let typing: Typing<'_> = serde_json::from_str(json).ok()?;
+        let typing = Typing::read(json).ok()?;
         let sender = id(typing.sender_id)??;
         let receiver = id(typing.receiver_id)??;
         let conversation = match id(typing.conversation_id)? {
@@ -172,13 +171,13 @@ impl Chat {
 }
 
 /// `None` when it is no id, `Some(None)` when it is missing.
-fn id(value: Option<&RawValue>) -> Option<Option<Cow<'_, str>>> {
-    draft::id_from_json(value.map_or("null", RawValue::get), "").ok()
+fn id(value: Option<&str>) -> Option<Option<Cow<'_, str>>> {
+    draft::id_from_json(value.unwrap_or("null"), "").ok()
 }
 
 fn json_string(text: &str) -> String {
     let mut json = Vec::with_capacity(text.len() + 2);
-    push_json_string(&mut json, text);
+    json::push_string(&mut json, text);
     String::from_utf8(json).expect("JSON of a string is UTF-8")
 }
 

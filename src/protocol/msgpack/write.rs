@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use super::{DEPTH_MAX, MsgpackError};
+use crate::json;
 use crate::protocol::frame::Frame;
 use crate::protocol::socketio::{self, Kind, Object, Packet, ParseError};
 
@@ -166,7 +167,7 @@ impl Writer<'_> {
         {
             open.object.note(raw, value);
         }
-        match socketio::unescape(raw) {
+        match json::decode(raw) {
             Some(text) => self.string(&text),
             None => self.string(&unescape_lossy(raw)),
         }

@@ -14,7 +14,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::{Message, push_timestamp};
-use crate::chat::rejection::push_json_string;
+use crate::json;
 
 /// Why a message cannot be a document.
 pub(super) type Cause = Cow<'static, str>;
@@ -251,12 +251,12 @@ fn body(
     out.extend_from_slice(b"{\"_id\":\"");
     out.extend_from_slice(&id.to_hex());
     out.extend_from_slice(b"\",\"conversation_id\":");
-    push_json_string(&mut out, conversation.as_str());
+    json::push_string(&mut out, conversation.as_str());
     for (name, value) in FIELDS.iter().zip(known) {
         let Some(value) = value else { continue };
         push_name(&mut out, name);
         match id_text(*value) {
-            Some(text) if name.ends_with("_id") => push_json_string(&mut out, &text),
+            Some(text) if name.ends_with("_id") => json::push_string(&mut out, &text),
             _ => push_json(&mut out, *value),
         }
     }
@@ -269,7 +269,7 @@ fn body(
 
 fn push_name(out: &mut Vec<u8>, name: &str) {
     out.push(b',');
-    push_json_string(out, name);
+    json::push_string(out, name);
     out.push(b':');
 }
 
@@ -298,12 +298,12 @@ fn place(value: RawBsonRef<'_>) -> Option<Seq> {
 /// Appends a value as JSON; what JSON has no word for is `null`.
 fn push_json(out: &mut Vec<u8>, value: RawBsonRef<'_>) {
     match value {
-        RawBsonRef::String(text) => push_json_string(out, text),
+        RawBsonRef::String(text) => json::push_string(out, text),
         RawBsonRef::Boolean(value) => push_number(out, value),
         RawBsonRef::Int32(number) => push_number(out, number),
         RawBsonRef::Int64(number) => push_number(out, number),
         RawBsonRef::Double(number) => push_number(out, number),
-        RawBsonRef::ObjectId(id) => push_json_string(out, &id.to_hex()),
+        RawBsonRef::ObjectId(id) => json::push_string(out, &id.to_hex()),
         RawBsonRef::DateTime(date) => {
             out.push(b'"');
             push_timestamp(out, u64::try_from(date.timestamp_millis()).unwrap_or(0));
@@ -325,7 +325,7 @@ fn push_json(out: &mut Vec<u8>, value: RawBsonRef<'_>) {
                 if n > 0 {
                     out.push(b',');
                 }
-                push_json_string(out, name.as_str());
+                json::push_string(out, name.as_str());
                 out.push(b':');
                 push_json(out, value);
             }
@@ -466,7 +466,7 @@ mod tests {
         #[test]
         fn any_text_comes_back(text: String, unix_ms in 0u64..253_402_300_800_000) {
             let mut rest = br#","text_content":"#.to_vec();
-            push_json_string(&mut rest, &text);
+            json::push_string(&mut rest, &text);
             rest.extend_from_slice(b",\"timestamp\":\"");
             push_timestamp(&mut rest, unix_ms);
             rest.push(b'"');
