@@ -275,21 +275,20 @@ fn block_of_16() -> Block {
 /// Messages on their way into the embedded store, and the memory that rows are written in.
 struct Rows {
     messages: Vec<&'static Message>,
-    value: Vec<u8>,
+    writer: run::Writer,
 }
 
 impl Rows {
     fn of(messages: usize) -> Self {
         // What a set-up returns owns its memory: this ends with the process.
         let messages: &[Message] = vec![message(); messages].leak();
-        let (messages, value) = (messages.iter().collect(), Vec::new());
-        Self { messages, value }.written()
+        let (messages, writer) = (messages.iter().collect(), run::Writer::default());
+        Self { messages, writer }.written()
     }
 
     fn written(mut self) -> Self {
         for run in run::cut(black_box(&self.messages)) {
-            run::write(run, &mut self.value);
-            black_box(&self.value);
+            black_box(self.writer.write(run));
         }
         self
     }
@@ -304,10 +303,11 @@ fn rows_of_32() -> Rows {
 }
 
 fn run_of_32() -> Run<Vec<u8>, Vec<u8>> {
-    let rows = rows_of_32();
+    let mut rows = rows_of_32();
     let first = rows.messages[0];
     let key = Key::of(&first.conversation).at(first.place()).to_vec();
-    let run = Run::new(key, rows.value);
+    let value = rows.writer.write(&rows.messages).to_vec();
+    let run = Run::new(key, value);
     assert_eq!(run.rows().map(|rows| rows.len()), Some(32), "one run");
     run
 }

@@ -118,7 +118,7 @@ pub struct Limits {
     #[arg(long, env = "LANE_BYTES_MAX", default_value_t = 32 << 20)]
     pub lane_bytes_max: usize,
 
-    /// Messages in one batch, to the log and to the store
+    /// Messages in one append to the log and one insert into MongoDB; the embedded store takes 8 times as many
     #[arg(long, env = "BATCH_MAX", default_value_t = 1_024)]
     pub batch_max: usize,
 
@@ -386,6 +386,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Messages in one insert. The embedded store writes those of one conversation together, so many cost little more
+    /// than few; a server is better asked more often, and answers in time.
+    pub fn insert_max(&self) -> usize {
+        let is_embedded = self.mongo.mongo_uri.as_deref().is_none_or(str::is_empty);
+        let times = if is_embedded { 8 } else { 1 };
+        self.limits.batch_max.saturating_mul(times)
     }
 
     /// Memory that the limits allow all connections and queues together to take, in bytes.

@@ -179,7 +179,7 @@ impl Core {
             ),
             history: self.history.clone(),
             metrics: self.metrics.clone(),
-            batch_max: config.limits.batch_max,
+            batch_max: config.insert_max(),
             drain: self.drain.clone(),
         };
         self.spawn_mover("archive", archive.run());

@@ -123,8 +123,24 @@ fn encode_uri_component(text: &str) -> Cow<'_, str> {
 // === MessageId ===
 
 /// Names one message for good: 12 bytes, shown as 24 lower-case hex digits (the shape of a BSON ObjectId).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MessageId(pub [u8; 12]);
+
+/// By their bytes, compared as one number: thousands are sorted at once.
+impl Ord for MessageId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let number = |[a, b, c, d, rest @ ..]: [u8; 12]| {
+            (u32::from_be_bytes([a, b, c, d]), u64::from_be_bytes(rest))
+        };
+        number(self.0).cmp(&number(other.0))
+    }
+}
+
+impl PartialOrd for MessageId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl MessageId {
     /// Reads 24 hex digits of either case.
@@ -315,6 +331,13 @@ mod tests {
             let id = MessageId(bytes);
             prop_assert_eq!(MessageId::parse(&id.to_string()), Some(id));
             prop_assert_eq!(MessageId::parse(&id.to_string().to_uppercase()), Some(id));
+        }
+
+        #[test]
+        fn message_ids_are_ordered_as_their_bytes(a: [u8; 12], b: [u8; 12], common in 0usize..12) {
+            let mut b = b;
+            b[..common].copy_from_slice(&a[..common]);
+            prop_assert_eq!(MessageId(a).cmp(&MessageId(b)), a.cmp(&b));
         }
 
         #[test]

@@ -42,7 +42,7 @@ pub struct History {
     tail_bytes: AtomicU64,
     /// Told whenever a partition's `read` or `archived` has moved.
     moved: Notify,
-    /// Told when somebody waits for the archive.
+    /// Told when somebody waits for the archive, or much does.
     awaited: Notify,
     /// Held by the log's reader from [`History::feed`] until what it fed has been shown.
     showing: Mutex<()>,
@@ -242,7 +242,10 @@ impl History {
         self.metrics.recent_ids.set(recent.len() as i64);
         drop(recent);
         self.shed();
-        self.count();
+        // More than may wait unindexed: it is cheaper to store them.
+        if self.count() > tail::UNINDEXED_MAX {
+            self.awaited.notify_one();
+        }
         self.moved.notify_waiters();
         showing
     }
@@ -286,12 +289,14 @@ impl History {
         self.moved.notify_waiters();
     }
 
-    fn count(&self) {
+    /// Messages in the tail.
+    fn count(&self) -> usize {
         let messages: usize = self.partitions.iter().map(|p| p.tail.lock().len()).sum();
         self.metrics.tail_messages.set(messages as i64);
         self.metrics
             .tail_bytes
             .set(self.tail_bytes.load(Ordering::Relaxed) as i64);
+        messages
     }
 
     // --- read by clients ---
@@ -427,7 +432,7 @@ impl History {
         Ok(self.store.report_spam(id).await?)
     }
 
-    /// Waits until somebody waits for the archive, who then should not rest.
+    /// Waits until somebody waits for the archive, or much does: then it should not rest.
     pub async fn awaited(&self) {
         self.awaited.notified().await;
     }
@@ -440,14 +445,20 @@ impl History {
 
     /// Records that the store does not have yet, as far as this process knows.
     pub fn lag(&self) -> u64 {
-        let lag = |p: &Partition| {
-            let appended = p
-                .appended
-                .load(Ordering::Acquire)
-                .max(p.read.load(Ordering::Acquire));
-            appended.saturating_sub(p.archived.load(Ordering::Acquire))
-        };
-        self.partitions.iter().map(lag).sum()
+        self.partitions.iter().map(Partition::lag).sum()
+    }
+
+    /// As [`History::lag`], of one partition.
+    pub fn lag_of(&self, partition: u32) -> u64 {
+        self.partition(partition).map_or(0, Partition::lag)
+    }
+}
+
+impl Partition {
+    fn lag(&self) -> u64 {
+        let appended = self.appended.load(Ordering::Acquire);
+        let known = appended.max(self.read.load(Ordering::Acquire));
+        known.saturating_sub(self.archived.load(Ordering::Acquire))
     }
 }
 

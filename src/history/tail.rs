@@ -11,9 +11,9 @@ use crate::store::{Cursor, PageQuery};
 /// What an entry costs beside its JSON: its places in the queue and in both indexes.
 const ENTRY_BYTES: usize = 256;
 
-/// Messages that may wait to be indexed until somebody asks: adding them all then takes a few milliseconds. At
-/// saturation about half as many wait for the store.
-const UNINDEXED_MAX: usize = 16_384;
+/// Messages that may wait to be indexed until somebody asks: adding them all then takes a few milliseconds. About half
+/// as many are one insert into the embedded store.
+pub const UNINDEXED_MAX: usize = 16_384;
 
 /// Messages in rising `seq`, found by conversation and by id.
 pub struct Tail {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 pub use limits::HubLimits;
@@ -42,7 +43,7 @@ const SWEEP_MAX: Duration = Duration::from_millis(500);
 
 /// All sessions of this process.
 pub struct Hub {
-    sessions: DashMap<Sid, Arc<Session>>,
+    sessions: DashMap<Sid, Arc<Session>, RandomState>,
     rooms: Rooms,
     heartbeat: Heartbeat,
     /// Wakes the heartbeat for a deadline that is earlier than those it knew.
@@ -63,7 +64,7 @@ impl Hub {
             ..
         } = limits;
         Self {
-            sessions: DashMap::new(),
+            sessions: DashMap::default(),
             rooms: Rooms::default(),
             heartbeat: Heartbeat::new(ping_interval, ping_timeout, connect_timeout),
             earlier: Notify::new(),

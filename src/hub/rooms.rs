@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use crate::chat::id::UserId;
@@ -12,7 +13,7 @@ use crate::hub::session::Session;
 /// Sockets by room. Sharded by room, so that rooms do not wait for one another.
 #[derive(Default)]
 pub struct Rooms {
-    members: DashMap<UserId, Members>,
+    members: DashMap<UserId, Members, RandomState>,
     /// Rooms with a member: the map would have to lock every shard to count them.
     count: AtomicUsize,
 }

@@ -20,9 +20,13 @@ use crate::topic::{Entry, Position, Subscription, TopicError};
 /// The group whose commits say what the store has.
 pub const GROUP: &str = "archive";
 
-/// Rest between two inserts. Only a report of spam waits for the archive, and ends the rest (history reads what is not
-/// in the store from the tail), so it is worth more to insert, and sync, many at once.
-const REST: Duration = Duration::from_millis(100);
+/// Longest time from one insert to the next when little comes; at higher rates it is that in which most of a batch
+/// comes. Only a report of spam waits for the archive, and ends the rest (history reads what is not in the store from the
+/// tail), so it is worth more to insert, and sync, many at once.
+const PERIOD_MAX: Duration = Duration::from_millis(500);
+
+/// How much of a batch: what comes a little faster than before still fits.
+const FILL: f64 = 0.9;
 
 /// How long what is stored waits to be committed, with what comes after it. A commit to Kafka is a round trip; a crash
 /// costs as much reading again, and inserts that find everything there.
@@ -48,6 +52,7 @@ impl Archive {
     pub async fn run(mut self) -> Result<(), TopicError> {
         let mut entries = Vec::new();
         let mut backoff = None;
+        let mut began = Instant::now();
         // When what was stored since the last commit is to be committed.
         let mut due: Option<Instant> = None;
         loop {
@@ -66,7 +71,15 @@ impl Archive {
             match polled {
                 Ok(()) => {
                     backoff = None;
+                    let since = began.elapsed();
+                    began = Instant::now();
                     self.archive(&entries).await;
+                    let (came, waiting) = (entries.len(), self.waiting(&entries));
+                    entries.clear();
+                    if waiting < self.batch_max as u64 && drain.is_running() {
+                        let end = began + period(came, since, self.batch_max);
+                        rest(end, &self.history, &drain).await;
+                    }
                     due.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
                 }
                 Err(TopicError::Closed) => {
@@ -82,15 +95,16 @@ impl Archive {
                     backoff.rest().await;
                 }
             }
-            if entries.len() < self.batch_max && self.drain.is_running() {
-                tokio::select! {
-                    () = tokio::time::sleep(REST) => {}
-                    () = self.history.awaited() => {}
-                    // There is a commit to be made before the log is closed.
-                    () = drain.reached(Stage::Refusing) => {}
-                }
-            }
         }
+    }
+
+    /// How many records have come in the partitions of these, and are not stored yet.
+    fn waiting(&self, entries: &[Entry]) -> u64 {
+        let of_partition = |last: &Position| self.history.lag_of(last.partition);
+        last_of_each_partition(entries)
+            .iter()
+            .map(of_partition)
+            .sum()
     }
 
     /// A commit that fails or is lost only means that these are read again, and found to be there.
@@ -139,6 +153,21 @@ impl Archive {
         }
         self.metrics.archive_lag.set(self.history.lag());
     }
+}
+
+async fn rest(end: Instant, history: &History, drain: &Drain) {
+    tokio::select! {
+        () = sleep_until(end.into()) => {}
+        () = history.awaited() => {}
+        // There is a commit to be made before the log is closed.
+        () = drain.reached(Stage::Refusing) => {}
+    }
+}
+
+/// From one insert to the next, when `came` messages have come in this time.
+fn period(came: usize, within: Duration, batch_max: usize) -> Duration {
+    let batches = came.max(1) as f64 / (FILL * batch_max as f64);
+    within.div_f64(batches).min(PERIOD_MAX)
 }
 
 /// Waits until it is time to commit, or the stop begins: a log that is closed may take no commit.
@@ -248,6 +277,16 @@ mod tests {
             headers: Default::default(),
             value: value.into(),
         }
+    }
+
+    #[test]
+    fn inserts_are_as_far_apart_as_it_takes_to_fill_them() {
+        let second = Duration::from_secs(1);
+        let ms = |came, batch_max| period(came, second, batch_max).as_millis();
+        assert_eq!(ms(90_000, 1_000), 10);
+        assert_eq!(ms(9_000, 1_000), 100);
+        assert_eq!(ms(1_000, 1_000), PERIOD_MAX.as_millis());
+        assert_eq!(ms(0, 1_000), PERIOD_MAX.as_millis());
     }
 
     #[tokio::test]

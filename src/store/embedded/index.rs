@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use fjall::config::{BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Slice};
+use foldhash::fast::RandomState;
 
 use super::fault::Fault;
 use crate::chat::id::MessageId;
@@ -99,27 +100,48 @@ impl Index {
         rows.into_iter().flat_map(Iterator::rev)
     }
 
-    /// Writes rows for new ids, each with its run's key, in rising order.
-    pub fn put(&self, batch: &mut OwnedWriteBatch, entries: &[(MessageId, Slice)]) {
-        for siblings in entries.chunk_by(|(a, _), (b, _)| are_siblings(a, b)) {
+    /// Writes rows for new ids.
+    pub fn put(&self, batch: &mut OwnedWriteBatch, places: &mut Places) {
+        places.ids.sort_unstable_by_key(|(id, _)| *id);
+        for siblings in places.ids.chunk_by(|(a, _), (b, _)| are_siblings(a, b)) {
             if siblings.len() < PACK_IDS_MIN {
-                self.put_single(batch, siblings);
+                self.put_rows(batch, siblings, &places.keys);
                 continue;
             }
             for pack in siblings.chunks(PACK_IDS_MAX) {
                 let second = second(&pack[0].0.0);
                 self.first.fetch_min(second, Relaxed);
                 self.last.fetch_max(second, Relaxed);
-                batch.insert(&self.packs, pack[0].0.0, Pack::write(pack));
+                batch.insert(&self.packs, pack[0].0.0, Pack::write(pack, &places.keys));
             }
         }
     }
 
     /// Writes a row for each id; it counts for more than a pack.
-    pub fn put_single(&self, batch: &mut OwnedWriteBatch, entries: &[(MessageId, Slice)]) {
-        for (id, key) in entries {
-            batch.insert(&self.ids, id.0, key.clone());
+    pub fn put_single(&self, batch: &mut OwnedWriteBatch, places: &Places) {
+        self.put_rows(batch, &places.ids, &places.keys);
+    }
+
+    fn put_rows(&self, batch: &mut OwnedWriteBatch, ids: &[(MessageId, u32)], keys: &[Slice]) {
+        for (id, run) in ids {
+            batch.insert(&self.ids, id.0, keys[*run as usize].clone());
         }
+    }
+}
+
+/// Where messages are: the keys of runs, and of each id the number of its run among them.
+#[derive(Default)]
+pub struct Places {
+    keys: Vec<Slice>,
+    ids: Vec<(MessageId, u32)>,
+}
+
+impl Places {
+    /// Adds a run and what is in it.
+    pub fn add(&mut self, key: Slice, ids: impl Iterator<Item = MessageId>) {
+        let run = self.keys.len() as u32;
+        self.keys.push(key);
+        self.ids.extend(ids.map(|id| (id, run)));
     }
 }
 
@@ -156,14 +178,16 @@ struct Pack<'a> {
 }
 
 impl<'a> Pack<'a> {
-    fn write(entries: &[(MessageId, Slice)]) -> Vec<u8> {
-        let mut numbers: HashMap<&Slice, u16> = HashMap::new();
+    /// Of ids in rising order, each with the number of its run among `runs`.
+    fn write(entries: &[(MessageId, u32)], runs: &[Slice]) -> Vec<u8> {
+        let mut numbers: HashMap<u32, u16, RandomState> = HashMap::default();
         let mut keys = Vec::new();
         let mut ids = Vec::with_capacity(entries.len() * (OWN_BYTES + 2));
         let mut last = [0; OWN_BYTES];
-        for (id, key) in entries {
+        for (id, run) in entries {
             let next = numbers.len() as u16;
-            let number = *numbers.entry(key).or_insert_with(|| {
+            let number = *numbers.entry(*run).or_insert_with(|| {
+                let key = &runs[*run as usize];
                 keys.extend_from_slice(&(key.len() as u16).to_be_bytes());
                 keys.extend_from_slice(key);
                 next
@@ -239,8 +263,9 @@ mod tests {
     fn a_pack_finds_its_own_and_no_other() {
         let id = |n: u32| MessageId([&[7; 8][..], &n.to_be_bytes()].concat().try_into().unwrap());
         let key = |n: u32| Slice::from(format!("run {}", n % 5));
-        let entries: Vec<_> = (1..=300).map(|n| (id(2 * n), key(n))).collect();
-        let value = Pack::write(&entries);
+        let runs: Vec<_> = (0..5).map(key).collect();
+        let entries: Vec<_> = (1..=300).map(|n| (id(2 * n), n % 5)).collect();
+        let value = Pack::write(&entries, &runs);
         let pack = Pack::read(&value).unwrap();
         assert_eq!(pack.last, own(id(600)));
         for n in 1..=300 {
@@ -253,7 +278,8 @@ mod tests {
     #[test]
     fn a_pack_that_is_cut_short_is_refused_or_short() {
         let id = |n: u8| MessageId([n; 12]);
-        let value = Pack::write(&[(id(1), Slice::from("a")), (id(1), Slice::from("b"))]);
+        let runs = ["a", "b"].map(Slice::from);
+        let value = Pack::write(&[(id(1), 0), (id(1), 1)], &runs);
         for length in 0..value.len() {
             if let Some(pack) = Pack::read(&value[..length]) {
                 let _any = pack.find([1; OWN_BYTES]);

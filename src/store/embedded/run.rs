@@ -2,9 +2,13 @@
 //!
 //! A run's key is its first message's ([`Key`]). No two runs of a conversation overlap, so runs in the order of their
 //! keys are messages in the order of their places. One message alone is a flag and its body; several are the mark of
-//! `SEVERAL`, then each with its place, flag, length and body.
+//! `SEVERAL`, then each with its place, flag, length and body. What is long is packed: the mark of `PACKED`, the length
+//! and the LZ4 block of what it would be else.
 
 use bytes::Bytes;
+use lz4_flex::block::{
+    CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
+};
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
@@ -17,6 +21,18 @@ const PLACE_BYTES: usize = 8 + 12;
 
 /// First byte of a run of several messages. Of one alone it is `is_spam`: 0 or 1.
 const SEVERAL: u8 = 2;
+
+/// First byte of what is packed.
+const PACKED: u8 = 3;
+
+/// What stands before a packed value's block.
+const PACKED_HEAD_BYTES: usize = 1 + 4;
+
+/// Shorter values are not worth packing by themselves: the engine packs them together.
+const PACKED_BYTES_MIN: usize = 1 << 10;
+
+/// An LZ4 block stands for fewer bytes than so many times its own. What claims more is damaged.
+const LZ4_RATIO_MAX: usize = 256;
 
 /// What stands before each body in a run of several.
 const HEAD_BYTES: usize = PLACE_BYTES + 1 + 4;
@@ -67,7 +83,21 @@ impl Key {
 /// A row as it was read.
 pub struct Run<K, V> {
     pub key: K,
-    value: V,
+    value: Value<V>,
+}
+
+enum Value<V> {
+    Plain(V),
+    Unpacked(Vec<u8>),
+}
+
+impl<V: AsRef<[u8]>> Value<V> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Plain(value) => value.as_ref(),
+            Self::Unpacked(value) => value,
+        }
+    }
 }
 
 /// A message within a run.
@@ -98,6 +128,10 @@ impl<'a> Row<'a> {
 impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Run<K, V> {
     /// The row of this key and value; whether it can be read shows later.
     pub fn new(key: K, value: V) -> Self {
+        let value = match unpacked(value.as_ref()) {
+            Some(unpacked) => Value::Unpacked(unpacked),
+            None => Value::Plain(value),
+        };
         Self { key, value }
     }
 
@@ -109,10 +143,14 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Run<K, V> {
 
     /// The messages in rising order, at least one; `None` when they cannot be read.
     pub fn rows(&self) -> Option<Vec<Row<'_>>> {
-        let (mark, mut rest) = self.value.as_ref().split_first()?;
-        if *mark != SEVERAL {
-            let (_, place) = split(self.key.as_ref())?;
-            return Some(vec![row(place, *mark, rest)?]);
+        let (mark, mut rest) = self.value.bytes().split_first()?;
+        match *mark {
+            is_spam @ (0 | 1) => {
+                let (_, place) = split(self.key.as_ref())?;
+                return Some(vec![row(place, is_spam, rest)?]);
+            }
+            SEVERAL => {}
+            _ => return None,
         }
         let mut rows = Vec::new();
         while let Some((head, behind)) = rest.split_first_chunk::<HEAD_BYTES>() {
@@ -125,6 +163,20 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Run<K, V> {
         }
         (rest.is_empty() && !rows.is_empty()).then_some(rows)
     }
+}
+
+/// What was packed; `None` when nothing was, or it is damaged.
+fn unpacked(value: &[u8]) -> Option<Vec<u8>> {
+    let (head, block) = value.split_first_chunk::<PACKED_HEAD_BYTES>()?;
+    let [PACKED, length @ ..] = *head else {
+        return None;
+    };
+    let length = u32::from_be_bytes(length) as usize;
+    if length > block.len().saturating_mul(LZ4_RATIO_MAX) {
+        return None;
+    }
+    let mut plain = vec![0; length];
+    (decompress_into(block, &mut plain).ok()? == length).then_some(plain)
 }
 
 /// A key's conversation and place.
@@ -159,22 +211,58 @@ pub fn cut<'a, 'm>(messages: &'a [&'m Message]) -> impl Iterator<Item = &'a [&'m
     })
 }
 
-/// Writes a run's value in place of what `out` held.
-pub fn write(run: &[&Message], out: &mut Vec<u8>) {
-    out.clear();
-    if let [message] = run {
-        out.push(u8::from(message.is_spam));
-        out.extend_from_slice(&message.body);
-        return;
+/// Writes runs' values, one after the other in the same memory.
+#[derive(Default)]
+pub struct Writer {
+    plain: Vec<u8>,
+    packed: Vec<u8>,
+    table: CompressTable,
+}
+
+impl Writer {
+    /// The run's value.
+    pub fn write(&mut self, run: &[&Message]) -> &[u8] {
+        self.write_plain(run);
+        let most = self.plain.len() - self.plain.len() / 8;
+        if self.plain.len() < PACKED_BYTES_MIN || self.pack() > most {
+            return &self.plain;
+        }
+        &self.packed
     }
-    out.push(SEVERAL);
-    for message in run {
-        let length = u32::try_from(message.body.len()).expect("a run of several is small");
-        out.extend_from_slice(&message.seq.0.to_be_bytes());
-        out.extend_from_slice(&message.id.0);
-        out.push(u8::from(message.is_spam));
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&message.body);
+
+    fn write_plain(&mut self, run: &[&Message]) {
+        let out = &mut self.plain;
+        out.clear();
+        if let [message] = run {
+            out.push(u8::from(message.is_spam));
+            out.extend_from_slice(&message.body);
+            return;
+        }
+        out.push(SEVERAL);
+        for message in run {
+            let length = u32::try_from(message.body.len()).expect("a run of several is small");
+            out.extend_from_slice(&message.seq.0.to_be_bytes());
+            out.extend_from_slice(&message.id.0);
+            out.push(u8::from(message.is_spam));
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&message.body);
+        }
+    }
+
+    /// How many bytes the value is packed.
+    fn pack(&mut self) -> usize {
+        let Ok(length) = u32::try_from(self.plain.len()) else {
+            return usize::MAX;
+        };
+        let room = PACKED_HEAD_BYTES + get_maximum_output_size(self.plain.len());
+        self.packed.resize(room, 0);
+        self.packed[0] = PACKED;
+        self.packed[1..PACKED_HEAD_BYTES].copy_from_slice(&length.to_be_bytes());
+        let block = &mut self.packed[PACKED_HEAD_BYTES..];
+        let packed = compress_into_with_table(&self.plain, block, &mut self.table);
+        let packed = packed.expect("there is room for what does not compress");
+        self.packed.truncate(PACKED_HEAD_BYTES + packed);
+        self.packed.len()
     }
 }
 
@@ -200,20 +288,67 @@ mod tests {
             let mut seq = 0;
             let messages: Vec<_> = bodies.into_iter().map(|(spam, body)| { seq += 1; message(seq, spam, body) }).collect();
             let refs: Vec<_> = messages.iter().collect();
-            let mut value = Vec::new();
-            write(&refs, &mut value);
+            let mut writer = Writer::default();
             let mut key = Key::of(&messages[0].conversation);
-            let run = Run::new(key.at(messages[0].place()), value);
+            let run = Run::new(key.at(messages[0].place()), writer.write(&refs));
             let conversation = run.conversation().unwrap();
             let read: Vec<_> = run.rows().unwrap().iter().map(|row| row.to_message(&conversation)).collect();
             prop_assert_eq!(read, messages);
         }
 
         #[test]
-        fn no_bytes_are_too_odd_to_be_refused(key in prop::collection::vec(any::<u8>(), 0..40), value in prop::collection::vec(0..4_u8, 0..80)) {
+        fn no_bytes_are_too_odd_to_be_refused(key in prop::collection::vec(any::<u8>(), 0..40), value in prop::collection::vec(0..5_u8, 0..80)) {
             let run = Run::new(key, value);
             let _any = (run.conversation(), run.rows().map(|rows| rows.len()));
         }
+    }
+
+    #[test]
+    fn what_is_long_is_packed_when_that_makes_it_shorter() {
+        let mut writer = Writer::default();
+        let mut random = 1_u64;
+        let mut noise = |bytes: usize| {
+            let step = |_| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (random >> 56) as u8
+            };
+            (0..bytes).map(step).collect::<Vec<u8>>()
+        };
+        let words = |bytes: usize| {
+            b"half past nine at the station ".repeat(bytes / 30 + 1)[..bytes].to_vec()
+        };
+        let long = PACKED_BYTES_MIN - 1;
+        for (body, is_packed) in [
+            (words(long - 1), false),
+            (words(long), true),
+            (words(3 << 20), true),
+            (noise(long), false),
+            (noise(100_000), false),
+        ] {
+            let message = message(7, true, body);
+            let value = writer.write(&[&message]).to_vec();
+            assert_eq!(value[0] == PACKED, is_packed);
+            assert_eq!(value.len() < message.body.len(), is_packed);
+            let run = Run::new(
+                Key::of(&message.conversation).at(message.place()).to_vec(),
+                value.clone(),
+            );
+            let rows = run.rows().unwrap();
+            assert_eq!(
+                rows.iter()
+                    .map(|row| row.to_message(&message.conversation))
+                    .collect::<Vec<_>>(),
+                [message]
+            );
+            if is_packed {
+                let cut = Run::new(run.key.clone(), value[..value.len() - 1].to_vec());
+                assert!(cut.rows().is_none(), "a damaged value is no message");
+            }
+        }
+        let claims_much = [&[PACKED][..], &u32::MAX.to_be_bytes(), &[0; 9]].concat();
+        assert!(Run::new(Vec::new(), claims_much).rows().is_none());
     }
 
     #[test]

@@ -11,9 +11,10 @@ use fjall::KvSeparationOptions;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions};
 use fjall::{OwnedWriteBatch, PersistMode, Slice};
+use foldhash::fast::RandomState;
 
 use super::fault::{Cause, Fault};
-use super::index::Index;
+use super::index::{Index, Places};
 use super::run::{self, Key};
 use crate::chat::id::{ConversationId, MessageId, Seq};
 use crate::chat::message::Message;
@@ -83,30 +84,25 @@ impl Tables {
 
     /// One caller at a time: what is there is looked up before it is written.
     pub fn insert_many(&self, messages: &[Message]) -> Result<Inserted, Fault> {
-        let mut ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
-        ids.sort_unstable();
-        let mut known = self.index.stored(&ids)?;
-        let mut by_conversation: HashMap<&ConversationId, Vec<&Message>> = HashMap::new();
-        let mut inserted = 0;
-        for message in messages {
-            if known.insert(message.id) {
-                inserted += 1;
-                let conversation = by_conversation.entry(&message.conversation);
-                conversation.or_default().push(message);
-            }
+        let fresh = self.fresh(messages)?;
+        let mut by_conversation: HashMap<&ConversationId, Vec<&Message>, RandomState> =
+            HashMap::default();
+        for message in &fresh {
+            let conversation = by_conversation.entry(&message.conversation);
+            conversation.or_default().push(message);
         }
         let newest = self.newest.load(Relaxed);
-        let mut batch = self.durable_batch(inserted);
-        let mut places = Vec::with_capacity(inserted);
+        let mut batch = self.durable_batch(by_conversation.len());
+        let mut writer = run::Writer::default();
+        let mut places = Places::default();
         for mut messages in by_conversation.into_values() {
             messages.sort_by_key(|message| message.place());
             let (among, above) =
                 messages.split_at(messages.partition_point(|message| message.seq.0 <= newest));
-            self.put_among(&mut batch, among)?;
-            self.put(&mut batch, above, &mut places);
+            self.put_among(&mut batch, among, &mut writer)?;
+            self.put(&mut batch, above, &mut writer, &mut places);
         }
-        places.sort_unstable_by_key(|(id, _)| *id);
-        self.index.put(&mut batch, &places);
+        self.index.put(&mut batch, &mut places);
         let highest = messages.iter().map(|message| message.seq.0).max();
         let highest = newest.max(highest.unwrap_or_default());
         if highest > newest {
@@ -115,10 +111,22 @@ impl Tables {
         batch.commit().map_err(Fault::Write)?;
         self.newest.store(highest, Relaxed);
         Ok(Inserted {
-            inserted,
-            duplicates: messages.len() - inserted,
+            inserted: fresh.len(),
+            duplicates: messages.len() - fresh.len(),
             poison: Vec::new(),
         })
+    }
+
+    /// Those that are not there yet, of each id the first.
+    fn fresh<'m>(&self, messages: &'m [Message]) -> Result<Vec<&'m Message>, Fault> {
+        let mut ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
+        ids.sort_unstable();
+        let mut known = self.index.stored(&ids)?;
+        let mut fresh: Vec<&Message> = messages.iter().collect();
+        if !known.is_empty() || ids.windows(2).any(|two| two[0] == two[1]) {
+            fresh.retain(|message| known.insert(message.id));
+        }
+        Ok(fresh)
     }
 
     /// Writes messages of one conversation, in rising order, that no run stands between. Adds where each is now.
@@ -126,20 +134,24 @@ impl Tables {
         &self,
         batch: &mut OwnedWriteBatch,
         messages: &[&Message],
-        places: &mut Vec<(MessageId, Slice)>,
+        writer: &mut run::Writer,
+        places: &mut Places,
     ) {
-        let mut value = Vec::new();
         for run in run::cut(messages) {
             let key = Slice::from(Key::of(&run[0].conversation).at(run[0].place()));
-            run::write(run, &mut value);
-            batch.insert(&self.messages, key.clone(), value.as_slice());
-            places.extend(run.iter().map(|message| (message.id, key.clone())));
+            batch.insert(&self.messages, key.clone(), writer.write(run));
+            places.add(key, run.iter().map(|message| message.id));
         }
     }
 
     /// Writes messages of one conversation, in rising order, that may belong before, behind or into runs that are
     /// there: the log's order is that of each of its partitions, and messages may come from before the log.
-    fn put_among(&self, batch: &mut OwnedWriteBatch, messages: &[&Message]) -> Result<(), Fault> {
+    fn put_among(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        messages: &[&Message],
+        writer: &mut run::Writer,
+    ) -> Result<(), Fault> {
         let mut rest = messages;
         while let Some(first) = rest.first() {
             let mut key = Key::of(&first.conversation);
@@ -172,8 +184,8 @@ impl Tables {
             let mut together: Vec<&Message> =
                 below.iter().flatten().chain(now.iter().copied()).collect();
             together.sort_by_key(|message| message.place());
-            let mut places = Vec::new();
-            self.put(batch, &together, &mut places);
+            let mut places = Places::default();
+            self.put(batch, &together, writer, &mut places);
             // Each alone: some of them may have moved, and be in a pack with their old place.
             self.index.put_single(batch, &places);
             rest = later;
@@ -192,8 +204,8 @@ impl Tables {
         let is_new = !std::mem::replace(&mut reported.is_spam, true);
         let reported = reported.clone();
         if is_new {
-            let mut value = Vec::new();
-            run::write(&messages.iter().collect::<Vec<_>>(), &mut value);
+            let mut writer = run::Writer::default();
+            let value = writer.write(&messages.iter().collect::<Vec<_>>());
             let mut batch = self.durable_batch(1);
             batch.insert(&self.messages, run.key, value);
             batch.commit().map_err(Fault::Write)?;
@@ -202,8 +214,8 @@ impl Tables {
     }
 
     /// A batch whose commit returns when the disk has it.
-    fn durable_batch(&self, messages: usize) -> OwnedWriteBatch {
-        OwnedWriteBatch::with_capacity(self.db.clone(), 2 * messages + 1)
+    fn durable_batch(&self, conversations: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.db.clone(), 2 * conversations + 1)
             .durability(Some(PersistMode::SyncData))
     }
 
@@ -352,7 +364,9 @@ fn message_options() -> KeyspaceCreateOptions {
         .data_block_size_policy(BlockSizePolicy::all(MESSAGE_BLOCK_BYTES))
         .filter_policy(FilterPolicy::disabled())
         .with_kv_separation(Some(
-            KvSeparationOptions::default().separation_threshold(APART_BYTES_MIN),
+            KvSeparationOptions::default()
+                .separation_threshold(APART_BYTES_MIN)
+                .compression(CompressionType::None),
         ))
 }
 
@@ -363,7 +377,7 @@ const CACHE_BYTES: u64 = 48 << 20;
 const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
 /// About a page of history.
 const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
-/// Runs of so many bytes are kept apart from their keys, and not copied when keys are merged.
+/// Runs of so many bytes are kept apart from their keys, and not copied when keys are merged. They are packed already.
 const APART_BYTES_MIN: u32 = 1 << 10;
 /// What an opening may have to read again.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;

@@ -283,4 +283,4 @@ fn failed(what: String) -> TopicError {
 }
 
 /// Read from a file at once. One larger block is read whole.
-const CHUNK_BYTES: u64 = 1 << 20;
+const CHUNK_BYTES: u64 = 4 << 20;

@@ -120,16 +120,19 @@ impl Reader {
             self.ready = self.arrival().await?.into_iter();
         }
         let enough = batch.len() + max.max(1);
+        let mut bytes = 0;
         loop {
             while batch.len() < enough
+                && bytes < BYTES_MAX
                 && let Some(entry) = self.ready.next()
             {
+                bytes += entry.record.size();
                 let Position { partition, offset } = entry.position;
                 self.next.insert(partition, offset + 1);
                 self.uncommitted.insert(partition, offset + 1);
                 batch.push(entry);
             }
-            if batch.len() >= enough {
+            if batch.len() >= enough || bytes >= BYTES_MAX {
                 return Ok(());
             }
             match self.batches.try_recv() {
@@ -279,6 +282,9 @@ fn commit(consumer: &BaseConsumer<Member>, places: &TopicPartitionList) -> Resul
 }
 
 const BATCHES_MAX: usize = 4;
+
+/// Bytes of records that one poll returns, and one record more: what comes meanwhile waits for the next.
+const BYTES_MAX: usize = 16 << 20;
 
 /// After a close, a reader that is not at the end ends when nothing came for so long.
 const SILENCE: Duration = Duration::from_secs(3);
