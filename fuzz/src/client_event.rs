@@ -3,6 +3,7 @@
 //! What becomes a draft is sealed as JSON that says what the client said, can be read back from the log, and is the
 //! same draft when it is sent again; what is refused is refused in readable words.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use chat_svc::chat::draft::{self, Draft, Refused};
@@ -122,10 +123,8 @@ fn typing(json: &str) {
     assert_eq!(relayed.as_object().map(serde_json::Map::len), Some(3));
 }
 
-/// An id as it is relayed: a JSON string.
-fn id(json: Option<&str>) -> Option<String> {
-    let id = draft::id_from_json(json?, "an id").ok()??;
-    Some(Value::from(id).to_string())
+fn id(json: Option<&str>) -> Option<Cow<'_, str>> {
+    draft::id_from_json(json?, "an id").ok()?
 }
 
 /// The arguments of an event or ack of ours, the event's name left out.

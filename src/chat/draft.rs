@@ -156,8 +156,8 @@ impl<'a> Draft<'a> {
         out.extend_from_slice(&id.to_hex());
         out.extend_from_slice(b"\",\"conversation_id\":");
         json::push_string(&mut out, &self.conversation);
-        field(&mut out, "sender_id", Some(&self.sender));
-        field(&mut out, "receiver_id", Some(&self.receiver));
+        field(&mut out, b",\"sender_id\":", Some(&self.sender));
+        field(&mut out, b",\"receiver_id\":", Some(&self.receiver));
         out.extend_from_slice(b",\"text_content\":");
         out.extend_from_slice(self.text.as_bytes());
         out.extend_from_slice(b",\"message_type\":\"");
@@ -165,22 +165,14 @@ impl<'a> Draft<'a> {
         out.extend_from_slice(b"\",\"timestamp\":\"");
         push_timestamp(&mut out, unix_ms);
         out.push(b'"');
-        field(&mut out, "attachment_url", self.attachment_url.as_deref());
-        field(
-            &mut out,
-            "attachment_filename",
-            self.attachment_filename.as_deref(),
-        );
-        field(
-            &mut out,
-            "attachment_mimetype",
-            self.attachment_mimetype.as_deref(),
-        );
-        field(
-            &mut out,
-            "client_message_id",
-            self.client_message_id.as_deref(),
-        );
+        let url = self.attachment_url.as_deref();
+        field(&mut out, b",\"attachment_url\":", url);
+        let filename = self.attachment_filename.as_deref();
+        field(&mut out, b",\"attachment_filename\":", filename);
+        let mimetype = self.attachment_mimetype.as_deref();
+        field(&mut out, b",\"attachment_mimetype\":", mimetype);
+        let client_message_id = self.client_message_id.as_deref();
+        field(&mut out, b",\"client_message_id\":", client_message_id);
         out.extend_from_slice(LOG_ENDING);
         let may_be_resent = self.client_message_id.is_some();
         Sealed::new(
@@ -194,11 +186,11 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+/// Inline, so that the length of `name` is known where it is copied.
+#[inline(always)]
+fn field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     if let Some(value) = value {
-        out.extend_from_slice(b",\"");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"\":");
+        out.extend_from_slice(name);
         json::push_string(out, value);
     }
 }

@@ -14,7 +14,6 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::chat::id::{ConversationId, UserId};
 use crate::hub::Hub;
-use crate::json;
 use crate::metrics::Metrics;
 use crate::protocol::event;
 use crate::topic::{Entry, Outcome, Record, Start, Topic, TopicError};
@@ -172,13 +171,12 @@ impl Incoming {
         for signal in last.values() {
             self.metrics.signals_received.inc();
             self.hub.broadcast_volatile(&signal.receiver_id, None, || {
-                let ids = [
+                event::typing(
+                    signal.is_typing,
                     &signal.sender_id,
                     &signal.receiver_id,
                     &signal.conversation_id,
-                ];
-                let [sender, receiver, conversation] = ids.map(|id| json_string(id));
-                event::typing(signal.is_typing, &sender, &receiver, &conversation)
+                )
             });
         }
     }
@@ -195,12 +193,6 @@ impl Incoming {
                 .is_some();
         is_valid.then_some(signal)
     }
-}
-
-fn json_string(text: &str) -> String {
-    let mut json = Vec::with_capacity(text.len() + 2);
-    json::push_string(&mut json, text);
-    String::from_utf8(json).expect("JSON of a string is UTF-8")
 }
 
 #[cfg(test)]

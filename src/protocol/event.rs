@@ -136,26 +136,22 @@ pub fn ack_error(ack: &str, rejection: &Rejection, client_message_id: Option<&st
     })
 }
 
-/// `typing` or `stopTyping` to a receiver; the fields are raw JSON.
+/// `typing` or `stopTyping` to a receiver.
 pub fn typing(is_typing: bool, sender: &str, receiver: &str, conversation: &str) -> Frame {
-    let head = if is_typing {
-        "42[\"typing\",{\"sender_id\":"
+    let head: &[u8] = if is_typing {
+        b"42[\"typing\",{\"sender_id\":"
     } else {
-        "42[\"stopTyping\",{\"sender_id\":"
+        b"42[\"stopTyping\",{\"sender_id\":"
     };
-    let parts = [
-        head,
-        sender,
-        ",\"receiver_id\":",
-        receiver,
-        ",\"conversation_id\":",
-        conversation,
-        "}]",
-    ];
-    Frame::text(parts.iter().map(|part| part.len()).sum(), |out| {
-        parts
-            .iter()
-            .for_each(|part| out.extend_from_slice(part.as_bytes()));
+    let bytes = 80 + sender.len() + receiver.len() + conversation.len();
+    Frame::text(bytes, |out| {
+        out.extend_from_slice(head);
+        json::push_string(out, sender);
+        out.extend_from_slice(b",\"receiver_id\":");
+        json::push_string(out, receiver);
+        out.extend_from_slice(b",\"conversation_id\":");
+        json::push_string(out, conversation);
+        out.extend_from_slice(b"}]");
     })
 }
 
@@ -220,7 +216,7 @@ mod tests {
             format!("431[{{\"status\":\"error\",{error}]")
         );
         assert_eq!(
-            text(&typing(true, "\"a\"", "\"b\"", "\"c\"")),
+            text(&typing(true, "a", "b", "c")),
             r#"42["typing",{"sender_id":"a","receiver_id":"b","conversation_id":"c"}]"#
         );
     }

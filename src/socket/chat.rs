@@ -9,7 +9,6 @@ use crate::chat::id::{ConversationId, MessageIdMaker, UserId};
 use crate::chat::rejection::Rejection;
 use crate::hub::Hub;
 use crate::hub::session::Session;
-use crate::json;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
 use crate::pipeline::signals::{Signals, TypingSignal};
@@ -154,8 +153,6 @@ impl Chat {
             None => Cow::Owned(ConversationId::text_between(&sender, &receiver)),
         };
         self.hub.broadcast_volatile(&receiver, Some(session), || {
-            let [sender, receiver, conversation] =
-                [&sender, &receiver, &conversation].map(|id| json_string(id));
             event::typing(is_typing, &sender, &receiver, &conversation)
         });
         if let Some(signals) = &self.signals {
@@ -173,12 +170,6 @@ impl Chat {
 /// `None` when it is no id, `Some(None)` when it is missing.
 fn id(value: Option<&str>) -> Option<Option<Cow<'_, str>>> {
     draft::id_from_json(value.unwrap_or("null"), "").ok()
-}
-
-fn json_string(text: &str) -> String {
-    let mut json = Vec::with_capacity(text.len() + 2);
-    json::push_string(&mut json, text);
-    String::from_utf8(json).expect("JSON of a string is UTF-8")
 }
 
 /// Milliseconds since 1970.
