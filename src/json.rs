@@ -6,27 +6,68 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
 /// The text is not JSON of the kind asked for, or its reader has had enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the JSON that is due")]
 pub struct NotJson;
 
+// === Raw ===
+
+/// A value as it stands, without blanks around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raw<'a> {
+    text: &'a str,
+    /// A string that says what stands between its quotes.
+    is_plain: bool,
+}
+
+impl<'a> Raw<'a> {
+    pub fn get(self) -> &'a str {
+        self.text
+    }
+
+    /// What a string stands for; `None` when it is none, or not Unicode.
+    pub fn decode(self) -> Option<Cow<'a, str>> {
+        if self.is_plain {
+            return Some(Cow::Borrowed(&self.text[1..self.text.len() - 1]));
+        }
+        decode(self.text)
+    }
+}
+
+/// For those who have the text of a value from elsewhere.
+impl<'a> From<&'a str> for Raw<'a> {
+    fn from(text: &'a str) -> Self {
+        Self {
+            text,
+            is_plain: false,
+        }
+    }
+}
+
+/// What a raw string stands for; `None` when `raw` is no string, or not Unicode.
+pub fn decode(raw: &str) -> Option<Cow<'_, str>> {
+    let text = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', text.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(text));
+    }
+    serde_json::from_str(raw).ok().map(Cow::Owned)
+}
+
 // === Reading ===
 
-/// The one value that `text` holds, without blanks around it.
-pub fn value(text: &str) -> Result<&str, NotJson> {
+/// The one value that `text` holds.
+pub fn value(text: &str) -> Result<Raw<'_>, NotJson> {
     let mut scanner = Scanner::new(text);
     let value = scanner.value()?;
     scanner.end().map(|()| value)
 }
 
-/// Hands over the elements of the array that `text` holds, each raw and without blanks around it, until `each` declines
-/// one. What was handed over means nothing when this fails.
+/// Hands over the elements of the array that `text` holds, until `each` declines one. What was handed over means nothing
+/// when this fails.
 pub fn elements<'a>(
     text: &'a str,
-    mut each: impl FnMut(&'a str) -> Result<(), NotJson>,
+    mut each: impl FnMut(Raw<'a>) -> Result<(), NotJson>,
 ) -> Result<(), NotJson> {
     let mut scanner = Scanner::new(text);
     scanner.expect(b'[')?;
@@ -43,11 +84,11 @@ pub fn elements<'a>(
     scanner.end()
 }
 
-/// Hands over the members of the object that `text` holds: each name, a raw string with its quotes, and its raw value,
-/// until `each` declines one. What was handed over means nothing when this fails.
+/// Hands over the members of the object that `text` holds, each name, a string, with its value, until `each` declines
+/// one. What was handed over means nothing when this fails.
 pub fn members<'a>(
     text: &'a str,
-    mut each: impl FnMut(&'a str, &'a str) -> Result<(), NotJson>,
+    mut each: impl FnMut(Raw<'a>, Raw<'a>) -> Result<(), NotJson>,
 ) -> Result<(), NotJson> {
     let mut scanner = Scanner::new(text);
     scanner.expect(b'{')?;
@@ -64,15 +105,6 @@ pub fn members<'a>(
         }
     }
     scanner.end()
-}
-
-/// What a raw string stands for; `None` when `raw` is no string, or not Unicode.
-pub fn decode(raw: &str) -> Option<Cow<'_, str>> {
-    let text = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if memchr::memchr(b'\\', text.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(text));
-    }
-    serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
 // === Writing ===
@@ -140,23 +172,32 @@ impl<'a> Scanner<'a> {
         self.peek().is_none().then_some(()).ok_or(NotJson)
     }
 
-    /// Takes a string; as it stands, with its quotes.
-    fn string(&mut self) -> Result<&'a str, NotJson> {
+    /// Takes a string.
+    fn string(&mut self) -> Result<Raw<'a>, NotJson> {
         self.expect(b'"')?;
         let start = self.at - 1;
-        self.string_end()?;
-        Ok(&self.text[start..self.at])
+        let is_plain = self.string_end()?;
+        Ok(self.raw(start, is_plain))
     }
 
-    /// Takes a value; as it stands.
-    fn value(&mut self) -> Result<&'a str, NotJson> {
+    fn value(&mut self) -> Result<Raw<'a>, NotJson> {
         let first = self.next()?;
         let start = self.at - 1;
+        let mut is_plain = false;
         match first {
+            b'"' => is_plain = self.string_end()?,
             b'[' | b'{' => self.container(first == b'{')?,
             scalar => self.scalar(scalar)?,
         }
-        Ok(&self.text[start..self.at])
+        Ok(self.raw(start, is_plain))
+    }
+
+    /// From `start` up to here.
+    fn raw(&self, start: usize, is_plain: bool) -> Raw<'a> {
+        Raw {
+            text: &self.text[start..self.at],
+            is_plain,
+        }
     }
 
     /// Takes the rest of an array or object whose beginning has been taken, with all that is in it.
@@ -205,7 +246,7 @@ impl<'a> Scanner<'a> {
     /// Takes the rest of a string, number or literal.
     fn scalar(&mut self, first: u8) -> Result<(), NotJson> {
         match first {
-            b'"' => self.string_end(),
+            b'"' => self.string_end().map(drop),
             b'-' | b'0'..=b'9' => self.number(first),
             b't' => self.literal(b"rue"),
             b'f' => self.literal(b"alse"),
@@ -263,18 +304,20 @@ impl<'a> Scanner<'a> {
         count
     }
 
-    /// Takes what follows a string's first quote, up to and with the last.
-    fn string_end(&mut self) -> Result<(), NotJson> {
+    /// Takes what follows a string's first quote, up to and with the last. Whether it is without escapes.
+    fn string_end(&mut self) -> Result<bool, NotJson> {
+        let mut is_plain = true;
         loop {
             self.at = unusual(self.bytes, self.at);
             match self.bytes.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(is_plain);
                 }
                 Some(b'\\') => self.escape()?,
                 _ => return Err(NotJson),
             }
+            is_plain = false;
         }
     }
 
@@ -298,39 +341,43 @@ impl<'a> Scanner<'a> {
 
 /// The containers that are open, a bit each: 1 for an object.
 struct Open {
-    bits: SmallVec<[u64; 4]>,
+    /// The innermost, at most 64; the lowest bit is the last of them.
+    inner: u64,
+    /// Those around them, by 64.
+    outer: Vec<u64>,
     depth: usize,
 }
 
 impl Open {
     fn new(is_object: bool) -> Self {
-        let mut open = Self {
-            bits: SmallVec::new(),
-            depth: 0,
-        };
-        open.push(is_object);
-        open
+        Self {
+            inner: u64::from(is_object),
+            outer: Vec::new(),
+            depth: 1,
+        }
     }
 
     fn push(&mut self, is_object: bool) {
-        let (word, bit) = (self.depth / 64, self.depth % 64);
-        if word == self.bits.len() {
-            self.bits.push(0);
+        if self.depth.is_multiple_of(64) {
+            self.outer.push(self.inner);
         }
-        self.bits[word] = self.bits[word] & !(1 << bit) | u64::from(is_object) << bit;
+        self.inner = self.inner << 1 | u64::from(is_object);
         self.depth += 1;
     }
 
     /// False when that was the outermost.
     fn pop(&mut self) -> bool {
+        self.inner >>= 1;
         self.depth -= 1;
+        if self.depth.is_multiple_of(64) {
+            self.inner = self.outer.pop().unwrap_or_default();
+        }
         self.depth > 0
     }
 
     /// Whether the innermost is an object.
     fn is_object(&self) -> bool {
-        let innermost = self.depth - 1;
-        self.bits[innermost / 64] >> (innermost % 64) & 1 == 1
+        self.inner & 1 == 1
     }
 }
 
@@ -413,11 +460,13 @@ mod tests {
         let mut parts = Vec::new();
         let read = match is_object {
             true => members(text, |name, value| {
-                parts.extend([name, value]);
+                assert_eq!(name.decode(), decode(name.get()));
+                parts.extend([name.get(), value.get()]);
                 Ok(())
             }),
             false => elements(text, |value| {
-                parts.push(value);
+                assert_eq!(value.decode(), decode(value.get()));
+                parts.push(value.get());
                 Ok(())
             }),
         };
@@ -425,7 +474,7 @@ mod tests {
     }
 
     fn assert_same(text: &str) {
-        assert_eq!(value(text).ok(), expected(text), "{text}");
+        assert_eq!(value(text).ok().map(Raw::get), expected(text), "{text}");
         for is_object in [false, true] {
             let (ours, theirs) = (parts(text, is_object), expected_parts(text, is_object));
             assert_eq!(ours, theirs, "{text}");
@@ -523,9 +572,13 @@ mod tests {
                 .map(|n| if n % 3 == 0 { "]" } else { "}" })
                 .collect();
             let text = format!("{open}1{close}");
-            assert_eq!(value(&text), Ok(text.as_str()), "{depth}");
+            assert_eq!(value(&text).map(Raw::get), Ok(text.as_str()), "{depth}");
             let wrong = text.replace("1}", "1]").replace("1]", "1}");
-            assert_eq!(value(&wrong).ok(), expected(&wrong), "{depth}");
+            assert_eq!(
+                value(&wrong).ok().map(Raw::get),
+                expected(&wrong),
+                "{depth}"
+            );
             assert_eq!(value(&text[..text.len() - 1]), Err(NotJson), "{depth}");
         }
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use chat_svc::chat::draft::{self, Draft, Refused};
 use chat_svc::chat::id::{ID_BYTES_MAX, MessageId, Seq};
 use chat_svc::chat::message::{Message, Sealed};
+use chat_svc::json::Raw;
 use chat_svc::protocol::event::{self, ClientEvent, Typing};
 use chat_svc::protocol::frame::Frame;
 use chat_svc::protocol::socketio;
@@ -123,7 +124,7 @@ fn typing(json: &str) {
     assert_eq!(relayed.as_object().map(serde_json::Map::len), Some(3));
 }
 
-fn id(json: Option<&str>) -> Option<Cow<'_, str>> {
+fn id(json: Option<Raw<'_>>) -> Option<Cow<'_, str>> {
     draft::id_from_json(json?, "an id").ok()?
 }
 

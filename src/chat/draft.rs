@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::chat::id::{ConversationId, ID_BYTES_MAX, MessageId};
 use crate::chat::message::{LOG_ENDING, Sealed, push_timestamp};
 use crate::chat::rejection::Rejection;
-use crate::json::{self, NotJson};
+use crate::json::{self, NotJson, Raw};
 
 /// Longest `attachment_url`, in bytes.
 pub const ATTACHMENT_URL_BYTES_MAX: usize = 8 * 1024;
@@ -197,24 +197,24 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
 
 // === Fields ===
 
-/// The fields we read, as they came: raw JSON.
+/// The fields we read, as they came.
 #[derive(Default)]
 struct Fields<'a> {
-    sender_id: Option<&'a str>,
-    receiver_id: Option<&'a str>,
-    conversation_id: Option<&'a str>,
-    text_content: Option<&'a str>,
-    attachment_url: Option<&'a str>,
-    attachment_filename: Option<&'a str>,
-    attachment_mimetype: Option<&'a str>,
-    client_message_id: Option<&'a str>,
+    sender_id: Option<Raw<'a>>,
+    receiver_id: Option<Raw<'a>>,
+    conversation_id: Option<Raw<'a>>,
+    text_content: Option<Raw<'a>>,
+    attachment_url: Option<Raw<'a>>,
+    attachment_filename: Option<Raw<'a>>,
+    attachment_mimetype: Option<Raw<'a>>,
+    client_message_id: Option<Raw<'a>>,
 }
 
 impl<'a> Fields<'a> {
     fn read(json: &'a str) -> Result<Self, NotJson> {
         let mut fields = Self::default();
         json::members(json, |name, value| {
-            let name = json::decode(name).ok_or(NotJson)?;
+            let name = name.decode().ok_or(NotJson)?;
             let field = match &*name {
                 "sender_id" => &mut fields.sender_id,
                 "receiver_id" => &mut fields.receiver_id,
@@ -233,21 +233,22 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn id<'a>(value: Option<&'a str>, name: &'static str) -> Result<Option<Cow<'a, str>>, Rejection> {
+fn id<'a>(value: Option<Raw<'a>>, name: &'static str) -> Result<Option<Cow<'a, str>>, Rejection> {
     value.map_or(Ok(None), |value| id_from_json(value, name))
 }
 
 /// An id as clients give it: a string of 1 to [`ID_BYTES_MAX`] bytes, or a JSON integer within 64 bits, taken as its
 /// decimal digits. `null` and `""` are `None`. `name` names it in the refusal.
 pub fn id_from_json<'a>(
-    json: &'a str,
+    json: impl Into<Raw<'a>>,
     name: &'static str,
 ) -> Result<Option<Cow<'a, str>>, Rejection> {
+    let json = json.into();
     let invalid = || Rejection::Invalid(invalid_id(name));
-    let id = match json.as_bytes().first() {
-        Some(b'"') => json::decode(json).ok_or_else(invalid)?,
+    let id = match json.get().as_bytes().first() {
+        Some(b'"') => json.decode().ok_or_else(invalid)?,
         Some(b'n') => return Ok(None),
-        Some(b'-' | b'0'..=b'9') => integer(json).ok_or_else(invalid)?.into(),
+        Some(b'-' | b'0'..=b'9') => integer(json.get()).ok_or_else(invalid)?.into(),
         _ => return Err(invalid()),
     };
     match id.len() {
@@ -269,26 +270,21 @@ fn invalid_id(name: &str) -> &'static str {
 }
 
 /// The text's JSON; `None` when missing. Lone surrogate escapes are refused: no UTF-8 can hold them.
-fn text(value: Option<&str>) -> Result<Option<&str>, Rejection> {
-    match value {
-        None | Some("null" | "\"\"") => Ok(None),
-        Some(json) if !json.starts_with('"') => {
-            Err(Rejection::Invalid("text_content must be a string"))
-        }
-        Some(json) if is_unicode(json) => Ok(Some(json)),
-        Some(_) => Err(Rejection::Invalid("text_content is not Unicode")),
+fn text(value: Option<Raw<'_>>) -> Result<Option<&str>, Rejection> {
+    let Some(value) = value else { return Ok(None) };
+    match value.get() {
+        "null" | "\"\"" => Ok(None),
+        json if !json.starts_with('"') => Err(Rejection::Invalid("text_content must be a string")),
+        json if value.decode().is_some() => Ok(Some(json)),
+        _ => Err(Rejection::Invalid("text_content is not Unicode")),
     }
 }
 
-/// Whether every escape of a JSON string stands for Unicode text.
-fn is_unicode(json: &str) -> bool {
-    json::decode(json).is_some()
-}
-
-fn bounded(value: Option<&str>, bytes_max: usize) -> Result<Option<Cow<'_, str>>, Rejection> {
-    match value {
-        None | Some("null" | "\"\"") => Ok(None),
-        Some(json) => match json::decode(json) {
+fn bounded(value: Option<Raw<'_>>, bytes_max: usize) -> Result<Option<Cow<'_, str>>, Rejection> {
+    let Some(value) = value else { return Ok(None) };
+    match value.get() {
+        "null" | "\"\"" => Ok(None),
+        _ => match value.decode() {
             Some(text) if text.len() <= bytes_max => Ok(Some(text)),
             Some(_) => Err(Rejection::TooLarge("an attachment field is too long")),
             None => Err(Rejection::Invalid("attachment fields must be strings")),

@@ -7,7 +7,7 @@ use super::recovery::Offset;
 use super::socketio::{self, Payload};
 use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
-use crate::json::{self, NotJson};
+use crate::json::{self, NotJson, Raw};
 
 // === ClientEvent ===
 
@@ -38,12 +38,12 @@ impl<'a> ClientEvent<'a> {
 
 // === Typing ===
 
-/// The three fields of a typing indicator, as they came: raw JSON. Of a field that comes twice the last one counts.
+/// The three fields of a typing indicator, as they came. Of a field that comes twice the last one counts.
 #[derive(Debug, Default)]
 pub struct Typing<'a> {
-    pub sender_id: Option<&'a str>,
-    pub receiver_id: Option<&'a str>,
-    pub conversation_id: Option<&'a str>,
+    pub sender_id: Option<Raw<'a>>,
+    pub receiver_id: Option<Raw<'a>>,
+    pub conversation_id: Option<Raw<'a>>,
 }
 
 impl<'a> Typing<'a> {
@@ -51,7 +51,7 @@ impl<'a> Typing<'a> {
     pub fn read(json: &'a str) -> Result<Self, NotJson> {
         let mut typing = Self::default();
         json::members(json, |name, value| {
-            let name = json::decode(name).ok_or(NotJson)?;
+            let name = name.decode().ok_or(NotJson)?;
             let field = match &*name {
                 "sender_id" => &mut typing.sender_id,
                 "receiver_id" => &mut typing.receiver_id,

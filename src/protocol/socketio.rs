@@ -13,7 +13,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::json::{self, NotJson};
+use crate::json::{self, NotJson, Raw};
 
 // === Packet ===
 
@@ -189,7 +189,7 @@ pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
     let Elements { first, rest } = elements(data)?;
     let mut args = rest;
     if let Some(first) = first {
-        args.insert(0, first);
+        args.insert(0, first.get());
     }
     Ok(args)
 }
@@ -200,7 +200,7 @@ pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
 /// # Errors
 /// [`ParseError::Data`] if it is no JSON object.
 pub fn auth(data: &str) -> Result<&str, ParseError> {
-    let object = json::value(data).map_err(|NotJson| ParseError::Data)?;
+    let object = json::value(data).map_err(|NotJson| ParseError::Data)?.get();
     object
         .starts_with('{')
         .then_some(object)
@@ -210,7 +210,7 @@ pub fn auth(data: &str) -> Result<&str, ParseError> {
 /// The elements of an array, the first one apart so that an event's arguments need not be moved.
 #[derive(Default)]
 struct Elements<'a> {
-    first: Option<&'a str>,
+    first: Option<Raw<'a>>,
     rest: Args<'a>,
 }
 
@@ -220,7 +220,7 @@ fn elements(data: &str) -> Result<Elements<'_>, ParseError> {
         if elements.first.is_none() {
             elements.first = Some(raw);
         } else if elements.rest.len() < ARGS_MAX {
-            elements.rest.push(raw);
+            elements.rest.push(raw.get());
         } else {
             return Err(NotJson);
         }
@@ -230,10 +230,10 @@ fn elements(data: &str) -> Result<Elements<'_>, ParseError> {
     Ok(elements)
 }
 
-fn event_name(raw: &str) -> Result<Cow<'_, str>, ParseError> {
-    match raw.as_bytes()[0] {
-        b'"' => json::decode(raw).ok_or(ParseError::EventName),
-        b'-' | b'0'..=b'9' => Ok(Cow::Borrowed(raw)),
+fn event_name(raw: Raw<'_>) -> Result<Cow<'_, str>, ParseError> {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => raw.decode().ok_or(ParseError::EventName),
+        Some(b'-' | b'0'..=b'9') => Ok(Cow::Borrowed(raw.get())),
         _ => Err(ParseError::EventName),
     }
 }
@@ -273,7 +273,7 @@ impl<'a, const N: usize> From<&'a [&'a str; N]> for Payload<'a> {
 /// # Errors
 /// [`ParseError::Placeholder`], or [`ParseError::Data`] if the data is not JSON.
 pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), ParseError> {
-    let json = json::value(data).map_err(|NotJson| ParseError::Data)?;
+    let json = json::value(data).map_err(|NotJson| ParseError::Data)?.get();
     let mut open: SmallVec<[Object; 16]> = SmallVec::new();
     let mut at = 0;
     // Arrays need no care: a key belongs to the innermost object that is open.

@@ -9,6 +9,7 @@ use crate::chat::id::{ConversationId, MessageIdMaker, UserId};
 use crate::chat::rejection::Rejection;
 use crate::hub::Hub;
 use crate::hub::session::Session;
+use crate::json::Raw;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
 use crate::pipeline::signals::{Signals, TypingSignal};
@@ -168,8 +169,8 @@ impl Chat {
 }
 
 /// `None` when it is no id, `Some(None)` when it is missing.
-fn id(value: Option<&str>) -> Option<Option<Cow<'_, str>>> {
-    draft::id_from_json(value.unwrap_or("null"), "").ok()
+fn id(value: Option<Raw<'_>>) -> Option<Option<Cow<'_, str>>> {
+    draft::id_from_json(value.unwrap_or(Raw::from("null")), "").ok()
 }
 
 /// Milliseconds since 1970.
