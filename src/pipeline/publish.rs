@@ -242,6 +242,8 @@ impl Publisher {
             if waiting < self.limits.batch_max
                 && let Some(turn) = self.parts.topic.turn()
             {
+                // Waiting for a log that does not answer is waiting for its answer.
+                lane.queue.lock().appending = Some(Instant::now());
                 turn.await;
             }
             let batch = self.take(lane);

@@ -28,6 +28,11 @@ impl Bell {
         self.changed.notify_one();
     }
 
+    /// Whether there will be no more rings.
+    pub fn is_over(&self) -> bool {
+        self.state.lock().over
+    }
+
     /// Waits until it is rung; `false` when it will not be.
     pub fn hear(&self) -> bool {
         let mut state = self.state.lock();
@@ -47,7 +52,9 @@ mod tests {
         let bell = Bell::default();
         bell.ring();
         bell.ring();
+        assert!(!bell.is_over());
         bell.end();
+        assert!(bell.is_over());
         assert!(bell.hear());
         assert!(!bell.hear());
     }

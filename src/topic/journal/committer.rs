@@ -130,20 +130,35 @@ impl Committer {
         let room = self.segment_bytes_max.saturating_sub(self.prepared);
         let zeros = &ZEROS[..room.min(ZEROS.len() as u64) as usize];
         // Where there is no space, the block's own write tells.
-        if small && self.disk.write(&self.file, zeros, self.prepared).is_ok() {
-            self.prepared += zeros.len() as u64;
+        if small {
+            self.prepared += match self.disk.write(&self.file, zeros, self.prepared) {
+                Ok(()) => zeros.len() as u64,
+                // As far as it came, or the next block would write the same again.
+                Err(_) => {
+                    let length = self.file.metadata().map_or(0, |file| file.len());
+                    length.saturating_sub(self.prepared)
+                }
+            };
         }
         self.prepared = self.prepared.max(end);
     }
 
-    /// Cuts off what follows the last block: zeros, or what a failed write left.
+    /// Cuts off what follows the last block, zeros or what a failed write left, and makes that durable.
     fn trim(&mut self) -> io::Result<()> {
-        self.prepared = self.segment.bytes;
-        if self.file.metadata()?.len() == self.segment.bytes {
-            return Ok(());
+        match self.shorten()? {
+            true => self.disk.sync(&self.file),
+            false => Ok(()),
         }
-        self.file.set_len(self.segment.bytes)?;
-        self.disk.sync(&self.file)
+    }
+
+    /// Cuts off what follows the last block; whether there was anything.
+    fn shorten(&mut self) -> io::Result<bool> {
+        self.prepared = self.segment.bytes;
+        let is_longer = self.file.metadata()?.len() != self.segment.bytes;
+        if is_longer {
+            self.file.set_len(self.segment.bytes)?;
+        }
+        Ok(is_longer)
     }
 
     /// After a failed write: cuts what it left, so that it is certainly not in the log.
@@ -155,8 +170,14 @@ impl Committer {
     }
 
     fn roll(&mut self) -> Result<(), Failure> {
-        self.trim()
-            .map_err(|error| Failure::Unwritten(describe("close a segment", &error)))?;
+        let shortened = self.shorten();
+        // Some file systems need space even for that.
+        let shortened =
+            shortened.map_err(|error| Failure::Passing(describe("cut a segment", &error)))?;
+        if shortened {
+            let synced = self.disk.sync(&self.file);
+            synced.map_err(|error| Failure::Unwritten(describe("close a segment", &error)))?;
+        }
         let base = self.segment.end;
         let path = segment_path(&self.folder, base);
         let file = segment::create(&path, base, self.salt)

@@ -134,8 +134,9 @@ fn check_last(folder: &Path, base: u64, salt: u32) -> Result<(Segment, File), Op
             what: "a block is damaged, yet good blocks follow it",
         });
     }
-    if !rest.is_empty() {
-        cut(&file, &segment).map_err(OpenError::io(&path))?;
+    // Also what is whole may not be on the disk yet: a crash of the process alone came before its sync.
+    cut(&file, &segment).map_err(OpenError::io(&path))?;
+    if rest.iter().any(|byte| *byte != 0) {
         tracing::warn!(file = %path.display(), bytes = rest.len(), end = segment.end,
             "cut what a crash left half written at the journal's end");
     }
