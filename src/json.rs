@@ -26,6 +26,11 @@ impl<'a> Raw<'a> {
         self.text
     }
 
+    /// Whether it is a string that says what stands between its quotes.
+    pub fn is_plain(self) -> bool {
+        self.is_plain
+    }
+
     /// What a string stands for; `None` when it is none, or not Unicode.
     pub fn decode(self) -> Option<Cow<'a, str>> {
         if self.is_plain {

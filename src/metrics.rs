@@ -347,7 +347,7 @@ fn times() -> Histogram {
 }
 
 fn sizes() -> Histogram {
-    Histogram::new(exponential_buckets(1.0, 2.0, 12))
+    Histogram::new(exponential_buckets(1.0, 2.0, 14))
 }
 
 #[cfg(test)]

@@ -275,9 +275,16 @@ fn text(value: Option<Raw<'_>>) -> Result<Option<&str>, Rejection> {
     match value.get() {
         "null" | "\"\"" => Ok(None),
         json if !json.starts_with('"') => Err(Rejection::Invalid("text_content must be a string")),
-        json if value.decode().is_some() => Ok(Some(json)),
+        json if is_unicode(value) => Ok(Some(json)),
         _ => Err(Rejection::Invalid("text_content is not Unicode")),
     }
+}
+
+/// Whether every escape of a string stands for text: of the others the scan has seen that they do.
+fn is_unicode(string: Raw<'_>) -> bool {
+    string.is_plain()
+        || memchr::memmem::find(string.get().as_bytes(), b"\\u").is_none()
+        || string.decode().is_some()
 }
 
 fn bounded(value: Option<Raw<'_>>, bytes_max: usize) -> Result<Option<Cow<'_, str>>, Rejection> {

@@ -11,7 +11,7 @@ mod tail;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -27,6 +27,9 @@ use crate::history::tail::Tail;
 use crate::metrics::Metrics;
 use crate::store::{Cursor, PageQuery, Store, StoreError};
 use crate::topic::{Bounds, Entry, Position, Topic, TopicError, header};
+
+/// Bytes of the tail at which the archive does not rest: half of what the journal keeps in memory for its readers.
+const MUCH_BYTES: u64 = 16 << 20;
 
 // === History ===
 
@@ -44,6 +47,8 @@ pub struct History {
     moved: Notify,
     /// Told when somebody waits for the archive, or much does.
     awaited: Notify,
+    /// How many wait for it.
+    waiters: AtomicUsize,
     /// Held by the log's reader from [`History::feed`] until what it fed has been shown.
     showing: Mutex<()>,
     /// Where other nodes' appends end; `None` for a log of this process alone.
@@ -156,6 +161,7 @@ impl History {
             tail_bytes: AtomicU64::new(0),
             moved: Notify::new(),
             awaited: Notify::new(),
+            waiters: AtomicUsize::new(0),
             showing: Mutex::new(()),
             horizon: None,
             metrics,
@@ -242,8 +248,9 @@ impl History {
         self.metrics.recent_ids.set(recent.len() as i64);
         drop(recent);
         self.shed();
-        // More than may wait unindexed: it is cheaper to store them.
-        if self.count() > tail::UNINDEXED_MAX {
+        let messages = self.count();
+        // Of a shared log the tail holds what other nodes archive, too.
+        if self.horizon.is_none() && self.is_much(messages) {
             self.awaited.notify_one();
         }
         self.moved.notify_waiters();
@@ -287,6 +294,11 @@ impl History {
         self.tail_bytes.fetch_sub(freed as u64, Ordering::Relaxed);
         self.count();
         self.moved.notify_waiters();
+    }
+
+    /// More than may wait unindexed, or than the log's readers may leave in memory: it is cheaper to store it.
+    fn is_much(&self, messages: usize) -> bool {
+        messages > tail::UNINDEXED_MAX || self.tail_bytes.load(Ordering::Relaxed) > MUCH_BYTES
     }
 
     /// Messages in the tail.
@@ -412,6 +424,7 @@ impl History {
         };
         if let Some((number, offset)) = self.partitions.iter().find_map(in_tail) {
             let _hurry = self.horizon.as_ref().map(Horizon::hurry);
+            let _waiter = Waiter::new(&self.waiters);
             self.awaited.notify_one();
             self.wait("the message is not in the store yet", || {
                 let archived = self
@@ -430,6 +443,11 @@ impl History {
             ));
         }
         Ok(self.store.report_spam(id).await?)
+    }
+
+    /// Whether somebody waits for the archive now.
+    pub fn is_awaited(&self) -> bool {
+        self.waiters.load(Ordering::Acquire) > 0
     }
 
     /// Waits until somebody waits for the archive, or much does: then it should not rest.
@@ -451,6 +469,22 @@ impl History {
     /// As [`History::lag`], of one partition.
     pub fn lag_of(&self, partition: u32) -> u64 {
         self.partition(partition).map_or(0, Partition::lag)
+    }
+}
+
+/// Counts one who waits, for as long as it is there.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(waiters: &'a AtomicUsize) -> Self {
+        waiters.fetch_add(1, Ordering::Release);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 

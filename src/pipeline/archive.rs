@@ -28,6 +28,9 @@ const PERIOD_MAX: Duration = Duration::from_millis(500);
 /// How much of a batch: what comes a little faster than before still fits.
 const FILL: f64 = 0.9;
 
+/// Bytes of records that are a batch, however few: a reader of the log returns 4 MiB at once, or little more.
+const BATCH_BYTES: usize = 3 << 20;
+
 /// How long what is stored waits to be committed, with what comes after it. A commit to Kafka is a round trip; a crash
 /// costs as much reading again, and inserts that find everything there.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
@@ -53,6 +56,7 @@ impl Archive {
         let mut entries = Vec::new();
         let mut backoff = None;
         let mut began = Instant::now();
+        let mut partitions = Vec::new();
         // When what was stored since the last commit is to be committed.
         let mut due: Option<Instant> = None;
         loop {
@@ -71,16 +75,16 @@ impl Archive {
             match polled {
                 Ok(()) => {
                     backoff = None;
-                    let since = began.elapsed();
+                    let came = Came::of(&entries, began.elapsed());
                     began = Instant::now();
                     self.archive(&entries).await;
-                    let (came, waiting) = (entries.len(), self.waiting(&entries));
-                    entries.clear();
-                    if waiting < self.batch_max as u64 && drain.is_running() {
-                        let end = began + period(came, since, self.batch_max);
-                        rest(end, &self.history, &drain).await;
-                    }
                     due.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
+                    note_partitions(&mut partitions, &entries);
+                    entries.clear();
+                    if !self.is_behind(came, &partitions) {
+                        self.rest(began + came.period(self.batch_max), &mut due)
+                            .await;
+                    }
                 }
                 Err(TopicError::Closed) => {
                     if due.is_some() {
@@ -98,13 +102,22 @@ impl Archive {
         }
     }
 
-    /// How many records have come in the partitions of these, and are not stored yet.
-    fn waiting(&self, entries: &[Entry]) -> u64 {
-        let of_partition = |last: &Position| self.history.lag_of(last.partition);
-        last_of_each_partition(entries)
-            .iter()
-            .map(of_partition)
-            .sum()
+    /// Whether there is a batch to be inserted already.
+    fn is_behind(&self, came: Came, partitions: &[u32]) -> bool {
+        let waiting = partitions.iter().map(|of| self.history.lag_of(*of));
+        came.bytes >= BATCH_BYTES || waiting.sum::<u64>() >= self.batch_max as u64
+    }
+
+    /// Until `end`, unless somebody waits or the stop begins; with a commit when it is due.
+    async fn rest(&mut self, end: Instant, due: &mut Option<Instant>) {
+        if let Some(at) = due.filter(|at| *at < end) {
+            if !rested(at, &self.history, &self.drain).await {
+                return;
+            }
+            *due = None;
+            self.commit().await;
+        }
+        rested(end, &self.history, &self.drain).await;
     }
 
     /// A commit that fails or is lost only means that these are read again, and found to be there.
@@ -155,19 +168,52 @@ impl Archive {
     }
 }
 
-async fn rest(end: Instant, history: &History, drain: &Drain) {
+/// Waits until `end`; false when there is a reason to go on before.
+async fn rested(end: Instant, history: &History, drain: &Drain) -> bool {
+    if history.is_awaited() || !drain.is_running() {
+        return false;
+    }
     tokio::select! {
-        () = sleep_until(end.into()) => {}
-        () = history.awaited() => {}
+        () = sleep_until(end.into()) => true,
+        () = history.awaited() => false,
         // There is a commit to be made before the log is closed.
-        () = drain.reached(Stage::Refusing) => {}
+        () = drain.reached(Stage::Refusing) => false,
     }
 }
 
-/// From one insert to the next, when `came` messages have come in this time.
-fn period(came: usize, within: Duration, batch_max: usize) -> Duration {
-    let batches = came.max(1) as f64 / (FILL * batch_max as f64);
-    within.div_f64(batches).min(PERIOD_MAX)
+/// What came at once, and in which time.
+#[derive(Clone, Copy)]
+struct Came {
+    records: usize,
+    bytes: usize,
+    within: Duration,
+}
+
+impl Came {
+    fn of(entries: &[Entry], within: Duration) -> Self {
+        Self {
+            records: entries.len(),
+            bytes: entries.iter().map(|entry| entry.record.size()).sum(),
+            within,
+        }
+    }
+
+    /// From one insert to the next, if it goes on so.
+    fn period(self, batch_max: usize) -> Duration {
+        let by_count = self.records.max(1) as f64 / batch_max as f64;
+        let by_bytes = self.bytes as f64 / BATCH_BYTES as f64;
+        let batches = by_count.max(by_bytes) / FILL;
+        self.within.div_f64(batches).min(PERIOD_MAX)
+    }
+}
+
+/// Adds the partitions of these that were not seen before.
+fn note_partitions(seen: &mut Vec<u32>, entries: &[Entry]) {
+    for Position { partition, .. } in last_of_each_partition(entries) {
+        if !seen.contains(&partition) {
+            seen.push(partition);
+        }
+    }
 }
 
 /// Waits until it is time to commit, or the stop begins: a log that is closed may take no commit.
@@ -281,12 +327,20 @@ mod tests {
 
     #[test]
     fn inserts_are_as_far_apart_as_it_takes_to_fill_them() {
-        let second = Duration::from_secs(1);
-        let ms = |came, batch_max| period(came, second, batch_max).as_millis();
-        assert_eq!(ms(90_000, 1_000), 10);
-        assert_eq!(ms(9_000, 1_000), 100);
-        assert_eq!(ms(1_000, 1_000), PERIOD_MAX.as_millis());
-        assert_eq!(ms(0, 1_000), PERIOD_MAX.as_millis());
+        let ms = |records, bytes, batch_max| {
+            let within = Duration::from_secs(1);
+            let came = Came {
+                records,
+                bytes,
+                within,
+            };
+            came.period(batch_max).as_millis()
+        };
+        assert_eq!(ms(90_000, 0, 1_000), 10);
+        assert_eq!(ms(9_000, 0, 1_000), 100);
+        assert_eq!(ms(9, 90 * BATCH_BYTES, 1_000), 10);
+        assert_eq!(ms(1_000, 1_000, 1_000), PERIOD_MAX.as_millis());
+        assert_eq!(ms(0, 0, 1_000), PERIOD_MAX.as_millis());
     }
 
     #[tokio::test]

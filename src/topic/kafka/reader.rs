@@ -1,4 +1,4 @@
-//! The reading side: what a subscription returns, and what it commits. Eight batches wait for it at most.
+//! The reading side: what a subscription returns, and what it commits. Sixteen batches wait for it at most.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -282,7 +282,7 @@ fn commit(consumer: &BaseConsumer<Member>, places: &TopicPartitionList) -> Resul
 }
 
 /// More than come while the archive rests, or its thread would look for room all the time.
-const BATCHES_MAX: usize = 8;
+const BATCHES_MAX: usize = 16;
 
 /// Bytes of records that one poll returns, and one record more: what comes meanwhile waits for the next.
 const BYTES_MAX: usize = 16 << 20;
