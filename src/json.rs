@@ -399,8 +399,8 @@ fn unusual(bytes: &[u8], at: usize) -> usize {
     let (chunks, rest) = bytes[at..].as_chunks::<8>();
     for (n, chunk) in chunks.iter().enumerate() {
         let word = u64::from_le_bytes(*chunk);
-        let quote = zeros(word ^ ONES * u64::from(b'"'));
-        let backslash = zeros(word ^ ONES * u64::from(b'\\'));
+        let quote = zeros(word ^ (ONES * u64::from(b'"')));
+        let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
         let control = word.wrapping_sub(ONES * 0x20) & !word;
         let found = (quote | backslash | control) & (ONES * 0x80);
         if found != 0 {
