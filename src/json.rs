@@ -68,8 +68,8 @@ pub fn value(text: &str) -> Result<Raw<'_>, NotJson> {
     scanner.end().map(|()| value)
 }
 
-/// Hands over the elements of the array that `text` holds, until `each` declines one. What was handed over means nothing
-/// when this fails.
+/// Hands over the elements of the array that `text` holds, until `each` declines one. What was handed over means
+/// nothing when this fails.
 pub fn elements<'a>(
     text: &'a str,
     mut each: impl FnMut(Raw<'a>) -> Result<(), NotJson>,
@@ -388,8 +388,8 @@ impl Open {
 
 // === Eight bytes at a time ===
 
-/// Where, from `at` on, the first byte stands that does not stand for itself in a string: a quote, a backslash, a control
-/// character. The end, when there is none.
+/// Where, from `at` on, the first byte stands that does not stand for itself in a string: a quote, a backslash, a
+/// control character. The end, when there is none.
 fn unusual(bytes: &[u8], at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     /// In each byte the highest bit, set where it was zero. Above the lowest such byte it may be set falsely.

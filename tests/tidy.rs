@@ -22,10 +22,11 @@ use source::{Mention, Source, read_all};
 
 /// What stands on which floor. A file imports only from lower floors or its own folder.
 const FLOORS: &[(usize, &[&str])] = &[
+    (0, &["json"]),
     (
         1,
         &[
-            "chat", "json", "metrics", "config", "throttle", "drain", "disk", "backoff",
+            "chat", "metrics", "config", "throttle", "drain", "disk", "backoff",
         ],
     ),
     (2, &["protocol", "topic", "store", "auth", "blobs"]),

@@ -21,8 +21,8 @@ use crate::topic::{Entry, Position, Subscription, TopicError};
 pub const GROUP: &str = "archive";
 
 /// Longest time from one insert to the next when little comes; at higher rates it is that in which most of a batch
-/// comes. Only a report of spam waits for the archive, and ends the rest (history reads what is not in the store from the
-/// tail), so it is worth more to insert, and sync, many at once.
+/// comes. Only a report of spam waits for the archive, and ends the rest (history reads what is not in the store from
+/// the tail), so it is worth more to insert, and sync, many at once.
 const PERIOD_MAX: Duration = Duration::from_millis(500);
 
 /// How much of a batch: what comes a little faster than before still fits.
@@ -34,6 +34,9 @@ const BATCH_BYTES: usize = 3 << 20;
 /// How long what is stored waits to be committed, with what comes after it. A commit to Kafka is a round trip; a crash
 /// costs as much reading again, and inserts that find everything there.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
+
+/// How long after one that failed.
+const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 
 /// First and longest pause before an insert, or a read of the log, is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -63,8 +66,7 @@ impl Archive {
             entries.clear();
             let is_due = |due| due <= Instant::now() || !self.drain.is_running();
             if due.is_some_and(is_due) {
-                due = None;
-                self.commit().await;
+                due = self.commit().await;
             }
             let drain = self.drain.clone();
             let polled = tokio::select! {
@@ -114,17 +116,18 @@ impl Archive {
             if !rested(at, &self.history, &self.drain).await {
                 return;
             }
-            *due = None;
-            self.commit().await;
+            *due = self.commit().await;
         }
         rested(end, &self.history, &self.drain).await;
     }
 
-    /// A commit that fails or is lost only means that these are read again, and found to be there.
-    async fn commit(&mut self) {
-        if let Err(error) = self.subscription.commit().await {
-            tracing::warn!(%error, "the archive's place was not committed");
-        }
+    /// When to try again: a commit that fails or is lost only means that these are read again, and found to be there,
+    /// but other nodes take from it what the store has. In Kafka it fails while the group changes.
+    async fn commit(&mut self) -> Option<Instant> {
+        let error = self.subscription.commit().await.err()?;
+        tracing::warn!(%error, "the archive's place was not committed");
+        let is_running = self.drain.is_running();
+        is_running.then(|| Instant::now() + COMMIT_AGAIN)
     }
 
     /// Every record ends in the store or among the dead letters; then it leaves history's tail, and may be committed.
@@ -341,6 +344,62 @@ mod tests {
         assert_eq!(ms(9, 90 * BATCH_BYTES, 1_000), 10);
         assert_eq!(ms(1_000, 1_000, 1_000), PERIOD_MAX.as_millis());
         assert_eq!(ms(0, 0, 1_000), PERIOD_MAX.as_millis());
+    }
+
+    /// Refuses to commit as often as it is told.
+    struct Balking {
+        subscription: Box<dyn Subscription>,
+        refusals: usize,
+    }
+
+    impl Subscription for Balking {
+        fn poll<'a>(
+            &'a mut self,
+            batch: &'a mut Vec<Entry>,
+            max: usize,
+        ) -> BoxFuture<'a, Result<(), TopicError>> {
+            self.subscription.poll(batch, max)
+        }
+
+        fn commit(&mut self) -> BoxFuture<'_, Result<(), TopicError>> {
+            if self.refusals == 0 {
+                return self.subscription.commit();
+            }
+            self.refusals -= 1;
+            Box::pin(async { Err(TopicError::Unavailable("the group changes".into())) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_failed_is_made_again_though_nothing_comes() {
+        let log = Memory::new(100);
+        let store = Arc::new(Choosy::default());
+        let metrics = Arc::new(Metrics::new(&[]));
+        let history = History::alone(&log, store.clone(), metrics.clone());
+        let subscription = log.subscribe(Start::Group(GROUP)).await.unwrap();
+        let place = LetterPlace::Topic("t.dlq".to_owned(), Arc::new(Memory::new(100)));
+        let archive = Archive {
+            subscription: Box::new(Balking {
+                subscription,
+                refusals: 2,
+            }),
+            store,
+            dead_letters: DeadLetters::new("t", place, metrics.clone()),
+            history: Arc::new(history.await.unwrap()),
+            metrics,
+            batch_max: 10,
+            drain: Drain::default(),
+        };
+        log.append(vec![record("1")]).await;
+        let committed = async {
+            while log.bounds(GROUP).await.unwrap()[0].committed == 0 {
+                tokio::time::sleep(RETRY.0).await;
+            }
+        };
+        tokio::select! {
+            ended = archive.run() => unreachable!("the log is open: {ended:?}"),
+            done = tokio::time::timeout(Duration::from_secs(30), committed) => done.unwrap(),
+        }
     }
 
     #[tokio::test]

@@ -91,7 +91,7 @@ struct Lane {
 struct Queue {
     submissions: VecDeque<Submission>,
     bytes: usize,
-    /// When the append under way began.
+    /// When the append under way, or the wait for its turn, began.
     appending: Option<Instant>,
 }
 
@@ -239,11 +239,10 @@ impl Publisher {
                 lane.filled.notified().await;
                 continue;
             }
+            lane.queue.lock().appending = Some(Instant::now());
             if waiting < self.limits.batch_max
                 && let Some(turn) = self.parts.topic.turn()
             {
-                // Waiting for a log that does not answer is waiting for its answer.
-                lane.queue.lock().appending = Some(Instant::now());
                 turn.await;
             }
             let batch = self.take(lane);
@@ -272,7 +271,6 @@ impl Publisher {
     }
 
     async fn process(&self, lane: &Lane, batch: Vec<Submission>) {
-        lane.queue.lock().appending = Some(Instant::now());
         let batch = self.refuse_late(batch);
         let batch = self.answer_resends(batch).await;
         if !batch.is_empty() {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// Ends with its value. Two at a time, for they are large.
@@ -137,7 +138,18 @@ fn jars() -> PathBuf {
     cache
         .unwrap_or_else(home)
         .join("chat-svc-services")
-        .join("kafka")
+        .join(format!("kafka-{}", version_of_jars()))
+}
+
+/// As `scripts/services` names it, by what the jars are made from.
+fn version_of_jars() -> String {
+    let made_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/kafka/pom.xml");
+    let digest = Sha256::digest(std::fs::read(made_from).expect("pom.xml"));
+    digest
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn java(jars: &Path, folder: &Path, arguments: &[&str]) -> Child {

@@ -377,7 +377,8 @@ const CACHE_BYTES: u64 = 48 << 20;
 const MESSAGE_MEMTABLE_BYTES: u64 = 16 << 20;
 /// About a page of history.
 const MESSAGE_BLOCK_BYTES: u32 = 16 << 10;
-/// Runs of so many bytes are kept apart from their keys, and not copied when keys are merged. What can be packed is packed already.
+/// Runs of so many bytes are kept apart from their keys, and not copied when keys are merged. What can be packed is
+/// packed already.
 const APART_BYTES_MIN: u32 = 1 << 10;
 /// What an opening may have to read again.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
