@@ -328,6 +328,22 @@ mod tests {
         }
     }
 
+    /// Between this log and this store.
+    async fn archive(log: &Memory, store: Arc<Choosy>, letters: Arc<dyn Topic>) -> Archive {
+        let metrics = Arc::new(Metrics::new(&[]));
+        let history = History::alone(log, store.clone(), metrics.clone());
+        let place = LetterPlace::Topic("t.dlq".to_owned(), letters);
+        Archive {
+            subscription: log.subscribe(Start::Group(GROUP)).await.unwrap(),
+            store,
+            dead_letters: DeadLetters::new("t", place, metrics.clone()),
+            history: Arc::new(history.await.unwrap()),
+            metrics,
+            batch_max: 10,
+            drain: Drain::default(),
+        }
+    }
+
     #[test]
     fn inserts_are_as_far_apart_as_it_takes_to_fill_them() {
         let ms = |records, bytes, batch_max| {
@@ -373,22 +389,14 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_failed_is_made_again_though_nothing_comes() {
         let log = Memory::new(100);
-        let store = Arc::new(Choosy::default());
-        let metrics = Arc::new(Metrics::new(&[]));
-        let history = History::alone(&log, store.clone(), metrics.clone());
-        let subscription = log.subscribe(Start::Group(GROUP)).await.unwrap();
-        let place = LetterPlace::Topic("t.dlq".to_owned(), Arc::new(Memory::new(100)));
+        let archive = archive(&log, Arc::default(), Arc::new(Memory::new(100))).await;
+        let balking = Balking {
+            subscription: archive.subscription,
+            refusals: 2,
+        };
         let archive = Archive {
-            subscription: Box::new(Balking {
-                subscription,
-                refusals: 2,
-            }),
-            store,
-            dead_letters: DeadLetters::new("t", place, metrics.clone()),
-            history: Arc::new(history.await.unwrap()),
-            metrics,
-            batch_max: 10,
-            drain: Drain::default(),
+            subscription: Box::new(balking),
+            ..archive
         };
         log.append(vec![record("1")]).await;
         let committed = async {
@@ -406,23 +414,13 @@ mod tests {
     async fn nothing_is_committed_before_what_can_never_be_stored_is_put_aside() {
         let log = Memory::new(100);
         let store = Arc::new(Choosy::default());
-        let metrics = Arc::new(Metrics::new(&[]));
-        let history = History::alone(&log, store.clone(), metrics.clone());
         let letters = Arc::new(Reluctant {
             topic: Memory::new(100),
             refusals: AtomicUsize::new(usize::MAX),
             bytes_max: usize::MAX,
         });
-        let place = LetterPlace::Topic("t.dlq".to_owned(), letters.clone());
-        let archive = Archive {
-            subscription: log.subscribe(Start::Group(GROUP)).await.unwrap(),
-            store: store.clone(),
-            dead_letters: DeadLetters::new("t", place, metrics.clone()),
-            history: Arc::new(history.await.unwrap()),
-            metrics: metrics.clone(),
-            batch_max: 10,
-            drain: Drain::default(),
-        };
+        let archive = archive(&log, store.clone(), letters.clone()).await;
+        let metrics = archive.metrics.clone();
         let texts = ["1", "poison", "", "2"];
         log.append(texts.map(record).into()).await;
         let watch = async {
