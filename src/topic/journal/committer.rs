@@ -19,7 +19,7 @@ use std::vec;
 use crate::topic::journal::block::{Block, Encoder};
 use crate::topic::journal::queue::{Answer, Append, cost};
 use crate::topic::journal::segment::{self, Segment, segment_path};
-use crate::topic::journal::shared::{Shared, Tip, now_ms};
+use crate::topic::journal::shared::{Shared, now_ms};
 use crate::topic::{Record, TopicError};
 
 /// Owns the last segment's file and the folder's lock, until it ends.
@@ -84,7 +84,9 @@ impl Committer {
                     let (count, bytes) = (records.len(), records.iter().map(cost).sum());
                     self.publish(records, time_ms);
                     self.shared.queue.release(bytes);
-                    round.appended(count);
+                    if !round.appended(count) {
+                        self.shared.tell();
+                    }
                 }
                 Err(failure) => {
                     let bytes = records.iter().chain(round.rest()).map(cost).sum();
@@ -180,11 +182,14 @@ impl Committer {
         }
         let base = self.segment.end;
         let path = segment_path(&self.folder, base);
+        // Opened first: without a descriptor left, nothing has been done yet.
+        let folder = File::open(&self.folder)
+            .map_err(|error| Failure::Passing(describe("open its folder", &error)))?;
         let file = segment::create(&path, base, self.salt)
             .map_err(|error| Failure::Passing(describe("create a segment", &error)))?;
         let synced = self.disk.sync(&file);
         synced
-            .and_then(|()| segment::sync_folder(&self.folder))
+            .and_then(|()| folder.sync_all())
             .map_err(|error| Failure::Unwritten(describe("sync a new segment", &error)))?;
         self.file = file;
         let last_ms = self.segment.last_ms;
@@ -196,7 +201,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Lets everybody see a durable block.
+    /// Lets everybody see a durable block. Readers are told by those who hear that their records are in it: on threads
+    /// that run tasks already, where the one and the other are queued before what either of them wakes.
     fn publish(&mut self, records: Arc<[Record]>, time_ms: u64) {
         if self.refusing {
             self.refusing = false;
@@ -215,9 +221,10 @@ impl Committer {
         counters.records.fetch_add(count, Relaxed);
         counters.bytes.fetch_add(block_bytes, Relaxed);
         counters.blocks.fetch_add(1, Relaxed);
-        self.shared.tip.send_replace(Tip {
-            end: self.segment.end,
-            over: false,
+        let end = self.segment.end;
+        self.shared.tip.send_if_modified(|tip| {
+            tip.end = end;
+            false
         });
     }
 
@@ -330,13 +337,15 @@ impl Round {
         self.records.by_ref().take(count).collect()
     }
 
-    /// `count` more are durable: answers the calls that are complete.
-    fn appended(&mut self, count: usize) {
+    /// `count` more are durable: answers the calls that are complete. Whether anybody has heard, and tells the readers.
+    fn appended(&mut self, count: usize) -> bool {
         self.durable += count;
+        let mut is_heard = false;
         while let Some(call) = self.calls.pop_front_if(|call| call.to <= self.durable) {
             let answer = call.answer(self.base, self.durable, 0, None);
-            call.reply.send(answer).ok();
+            is_heard |= call.reply.send(answer).is_ok();
         }
+        is_heard
     }
 
     /// Answers all the others.

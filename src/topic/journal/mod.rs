@@ -125,7 +125,11 @@ impl Journal {
             )),
             ring: Mutex::new(Ring::new(config.ring_bytes_max)),
             groups: Mutex::new(groups),
-            tip: watch::Sender::new(Tip { end, over: false }),
+            tip: watch::Sender::new(Tip {
+                end,
+                told: end,
+                over: false,
+            }),
             rest: Rest::default(),
             tidying: Bell::default(),
             counters: Counters::default(),
@@ -196,6 +200,8 @@ impl Journal {
 
     async fn append_fitting(&self, batch: Vec<Record>) -> Vec<Outcome> {
         let count = batch.len();
+        // Dropped last: even a call that nobody waits for any more has told them.
+        let _telling = Telling(&self.shared);
         let pushed = match self.shared.queue.push(batch) {
             Ok(pushed) => pushed,
             Err(error) => return refusals(count, &error).collect(),
@@ -312,6 +318,15 @@ impl Drop for Journal {
         if let Some(thread) = self.thread.get_mut().take() {
             thread.join().ok();
         }
+    }
+}
+
+/// Tells the readers when it is dropped.
+struct Telling<'a>(&'a Shared);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.tell();
     }
 }
 

@@ -180,13 +180,29 @@ fn read_chunk(shared: &Shared, place: Option<Place>, next: u64) -> Result<Chunk,
     let Some(segment) = shared.shelf.lock().find(next) else {
         return Err(overtaken(next));
     };
-    let kept = place.filter(|place| place.base == segment.base && place.next <= next);
-    let mut place = kept.map_or_else(|| open(shared, &segment), Ok)?;
-    if place.next != next {
-        place.walk(&segment, |walk| walk.seek(next))?;
-    }
-    let blocks = place.read(&segment)?;
-    Ok(Chunk { blocks, place })
+    read_segment(shared, place, &segment, next)
+}
+
+fn read_segment(
+    shared: &Shared,
+    place: Option<Place>,
+    segment: &Segment,
+    next: u64,
+) -> Result<Chunk, TopicError> {
+    let read = || {
+        let kept = place.filter(|place| place.base == segment.base && place.next <= next);
+        let mut place = kept.map_or_else(|| open(shared, segment), Ok)?;
+        if place.next != next {
+            place.walk(segment, |walk| walk.seek(next))?;
+        }
+        let blocks = place.read(segment)?;
+        Ok(Chunk { blocks, place })
+    };
+    // What is removed meanwhile gets shorter while it is read.
+    read().map_err(|error| match shared.shelf.lock().find(next) {
+        Some(_) => error,
+        None => overtaken(next),
+    })
 }
 
 fn open(shared: &Shared, segment: &Segment) -> Result<Place, TopicError> {
@@ -284,3 +300,31 @@ fn failed(what: String) -> TopicError {
 
 /// Read from a file at once. One larger block is read whole.
 const CHUNK_BYTES: u64 = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::journal::{Journal, JournalConfig};
+    use crate::topic::{Record, Topic};
+
+    #[tokio::test]
+    async fn a_segment_that_is_removed_while_it_is_read_is_told_from_a_damaged_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(JournalConfig::new(folder.path())).unwrap();
+        let record = Record {
+            key: Bytes::new(),
+            headers: Default::default(),
+            value: Bytes::from_static(b"value"),
+        };
+        journal.append(vec![record]).await;
+        let shared = &journal.shared;
+        let segment = shared.shelf.lock().find(0).unwrap();
+        let path = shared.shelf.lock().path(0);
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(SEGMENT_HEAD_BYTES + 1).unwrap();
+        let told = || read_segment(shared, None, &segment, 0).err().unwrap();
+        assert!(told().to_string().contains("cannot read offset 0"));
+        shared.shelf.lock().remove_first();
+        assert!(told().to_string().contains("removed before it was read"));
+    }
+}

@@ -20,7 +20,8 @@ pub(super) struct Shared {
     pub shelf: Mutex<Shelf>,
     pub ring: Mutex<Ring>,
     pub groups: Mutex<Groups>,
-    /// Readers wait on it. It is moved after the block is on the shelf and in the ring.
+    /// Readers wait on it. It is moved after the block is on the shelf and in the ring, and they are told of it later,
+    /// by [`Shared::tell`].
     pub tip: watch::Sender<Tip>,
     pub rest: Rest,
     /// Rung when there may be segments to remove.
@@ -33,6 +34,8 @@ pub(super) struct Shared {
 pub(super) struct Tip {
     /// Offset that the next record will get.
     pub end: u64,
+    /// The end that readers have been told of.
+    pub told: u64,
     /// No record will follow.
     pub over: bool,
 }
@@ -46,6 +49,15 @@ pub(super) struct Counters {
 }
 
 impl Shared {
+    /// Tells readers of the end that others see already.
+    pub fn tell(&self) {
+        self.tip.send_if_modified(|tip| {
+            let is_news = tip.told < tip.end;
+            tip.told = tip.end;
+            is_news
+        });
+    }
+
     /// Whether the oldest segment can go now.
     pub fn can_tidy(&self) -> bool {
         let least = self.groups.lock().least();
