@@ -14,9 +14,10 @@ use chat_svc::chat::id::{ConversationId, MessageId, Seq};
 use chat_svc::chat::message::{Message, Sealed};
 use chat_svc::hub::outbox::Outbox;
 use chat_svc::protocol::engineio::{self, Polled, Revision};
+use chat_svc::protocol::event;
 use chat_svc::protocol::frame::Frame;
 use chat_svc::protocol::incoming::{Incoming, incoming};
-use chat_svc::protocol::{event, socketio};
+use chat_svc::protocol::socketio::{self, EventArgs};
 use chat_svc::store::embedded::run::{self, Key, Run};
 use chat_svc::topic::Record;
 use chat_svc::topic::journal::block::Encoder;
@@ -30,7 +31,7 @@ library_benchmark_group!(
     benchmarks = [
         websocket_decode,
         packet_to_event,
-        event_to_draft,
+        packet_to_draft,
         draft_to_sealed,
         encode_new_message,
         encode_message_sent,
@@ -60,17 +61,22 @@ fn websocket_decode(mut frame: Vec<u8>) -> usize {
 
 #[library_benchmark(setup = warm_packet)]
 fn packet_to_event(packet: String) -> usize {
-    let Ok(Incoming::Message(message)) = incoming(black_box(&packet), Revision::V4) else {
-        return 0;
-    };
-    let packet = socketio::parse(message).expect("a packet");
-    let event = socketio::event(packet.data.expect("data")).expect("an event");
-    black_box(event).args.len()
+    black_box(event_of(black_box(&packet))).args.len()
 }
 
-#[library_benchmark(setup = arguments)]
-fn event_to_draft(json: String) -> bool {
-    black_box(Draft::parse(black_box(&json))).is_ok()
+#[library_benchmark(setup = warm_packet)]
+fn packet_to_draft(packet: String) -> bool {
+    let event = event_of(black_box(&packet));
+    black_box(Draft::read(event.first())).is_ok()
+}
+
+fn event_of(packet: &str) -> EventArgs<'_> {
+    let message = match incoming(packet, Revision::V4) {
+        Ok(Incoming::Message(message)) => message,
+        _ => "",
+    };
+    let packet = socketio::parse(message).expect("a packet");
+    socketio::event(packet.data.expect("data")).expect("an event")
 }
 
 #[library_benchmark(setup = draft)]

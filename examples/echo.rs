@@ -225,7 +225,9 @@ impl Application for Echo {
     }
 
     fn event(&self, socket: &Socket<'_>, event: &Event<'_>) {
-        let Event { name, payload, ack } = *event;
+        let Event {
+            name, payload, ack, ..
+        } = *event;
         match (name, ack) {
             ("message", _) => socket.emit("message-back", payload),
             ("message-with-ack", Some(ack)) => socket.acknowledge(ack, payload),

@@ -68,17 +68,17 @@ pub fn value(text: &str) -> Result<Raw<'_>, NotJson> {
     scanner.end().map(|()| value)
 }
 
-/// Hands over the elements of the array that `text` holds, until `each` declines one. What was handed over means
-/// nothing when this fails.
+/// Hands over the elements of the array that `text` holds, one after the other, until `each`, which has to take them,
+/// fails. What was handed over means nothing when this fails.
 pub fn elements<'a>(
     text: &'a str,
-    mut each: impl FnMut(Raw<'a>) -> Result<(), NotJson>,
+    mut each: impl FnMut(Element<'_, 'a>) -> Result<(), NotJson>,
 ) -> Result<(), NotJson> {
     let mut scanner = Scanner::new(text);
     scanner.expect(b'[')?;
     if !scanner.takes(b']') {
         loop {
-            each(scanner.value()?)?;
+            each(Element(&mut scanner))?;
             match scanner.next()? {
                 b',' => {}
                 b']' => break,
@@ -89,27 +89,89 @@ pub fn elements<'a>(
     scanner.end()
 }
 
-/// Hands over the members of the object that `text` holds, each name, a string, with its value, until `each` declines
-/// one. What was handed over means nothing when this fails.
+/// An element of an array that is still to be read.
+pub struct Element<'s, 'a>(&'s mut Scanner<'a>);
+
+impl<'a> Element<'_, 'a> {
+    pub fn take(self) -> Result<Raw<'a>, NotJson> {
+        self.0.value()
+    }
+
+    /// Takes it and, when it is an object, hands over its members on the way.
+    pub fn take_with(self, mut each: impl FnMut(Member<'a>)) -> Result<Raw<'a>, NotJson> {
+        if !self.0.takes(b'{') {
+            return self.0.value();
+        }
+        let start = self.0.at - 1;
+        self.0.members(|member| {
+            each(member);
+            Ok(())
+        })?;
+        Ok(self.0.raw(start, false))
+    }
+}
+
+/// Hands over the members of the object that `text` holds until `each` declines one. What was handed over means nothing
+/// when this fails.
 pub fn members<'a>(
     text: &'a str,
-    mut each: impl FnMut(Raw<'a>, Raw<'a>) -> Result<(), NotJson>,
+    each: impl FnMut(Member<'a>) -> Result<(), NotJson>,
 ) -> Result<(), NotJson> {
     let mut scanner = Scanner::new(text);
     scanner.expect(b'{')?;
-    if !scanner.takes(b'}') {
-        loop {
-            let name = scanner.string()?;
-            scanner.expect(b':')?;
-            each(name, scanner.value()?)?;
-            match scanner.next()? {
-                b',' => {}
-                b'}' => break,
-                _ => return Err(NotJson),
-            }
+    scanner.members(each)?;
+    scanner.end()
+}
+
+// === Value ===
+
+/// A member of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// A string.
+    pub name: Raw<'a>,
+    pub value: Raw<'a>,
+}
+
+/// A value that was perhaps read already: then its members are known and need no second reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value<'a> {
+    text: &'a str,
+    members: Option<&'a [Member<'a>]>,
+}
+
+impl<'a> Value<'a> {
+    /// `members` are all those of `text`, which is an object.
+    pub fn read(text: &'a str, members: &'a [Member<'a>]) -> Self {
+        Self {
+            text,
+            members: Some(members),
         }
     }
-    scanner.end()
+
+    pub fn get(self) -> &'a str {
+        self.text
+    }
+
+    /// As [`members`] of its text.
+    pub fn members(
+        self,
+        mut each: impl FnMut(Member<'a>) -> Result<(), NotJson>,
+    ) -> Result<(), NotJson> {
+        match self.members {
+            Some(members) => members.iter().copied().try_for_each(each),
+            None => members(self.text, &mut each),
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Self {
+            text,
+            members: None,
+        }
+    }
 }
 
 // === Writing ===
@@ -195,6 +257,27 @@ impl<'a> Scanner<'a> {
             scalar => self.scalar(scalar)?,
         }
         Ok(self.raw(start, is_plain))
+    }
+
+    /// Takes the rest of an object whose brace has been taken.
+    fn members(
+        &mut self,
+        mut each: impl FnMut(Member<'a>) -> Result<(), NotJson>,
+    ) -> Result<(), NotJson> {
+        if self.takes(b'}') {
+            return Ok(());
+        }
+        loop {
+            let name = self.string()?;
+            self.expect(b':')?;
+            let value = self.value()?;
+            each(Member { name, value })?;
+            match self.next()? {
+                b',' => {}
+                b'}' => return Ok(()),
+                _ => return Err(NotJson),
+            }
+        }
     }
 
     /// From `start` up to here.
@@ -464,12 +547,13 @@ mod tests {
     fn parts(text: &str, is_object: bool) -> Option<Vec<&str>> {
         let mut parts = Vec::new();
         let read = match is_object {
-            true => members(text, |name, value| {
+            true => members(text, |Member { name, value }| {
                 assert_eq!(name.decode(), decode(name.get()));
                 parts.extend([name.get(), value.get()]);
                 Ok(())
             }),
-            false => elements(text, |value| {
+            false => elements(text, |element| {
+                let value = element.take()?;
                 assert_eq!(value.decode(), decode(value.get()));
                 parts.push(value.get());
                 Ok(())
@@ -478,7 +562,32 @@ mod tests {
         read.ok().map(|()| parts)
     }
 
+    /// The elements again, and of those that are objects the members as they come on the way and as they come later.
+    fn assert_same_on_the_way(text: &str) {
+        let (mut plain, mut with) = (Vec::new(), Vec::new());
+        let read = elements(text, |element| {
+            plain.push(element.take()?);
+            Ok(())
+        });
+        let read_with = elements(text, |element| {
+            let mut on_the_way = Vec::new();
+            let value = element.take_with(|member| on_the_way.push(member))?;
+            with.push(value);
+            let mut later = Vec::new();
+            let read = members(value.get(), |member| {
+                later.push(member);
+                Ok(())
+            });
+            assert_eq!(read.is_ok(), value.get().starts_with('{'), "{text}");
+            assert_eq!(on_the_way, later, "{text}");
+            Ok(())
+        });
+        assert_eq!(read, read_with, "{text}");
+        assert_eq!(read.map(|()| plain), read_with.map(|()| with), "{text}");
+    }
+
     fn assert_same(text: &str) {
+        assert_same_on_the_way(text);
         assert_eq!(value(text).ok().map(Raw::get), expected(text), "{text}");
         for is_object in [false, true] {
             let (ours, theirs) = (parts(text, is_object), expected_parts(text, is_object));

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use chat_svc::chat::draft::{self, Draft, Refused};
 use chat_svc::chat::id::{ID_BYTES_MAX, MessageId, Seq};
 use chat_svc::chat::message::{Message, Sealed};
-use chat_svc::json::Raw;
+use chat_svc::json::{Raw, Value as Argument};
 use chat_svc::protocol::event::{self, ClientEvent, Typing};
 use chat_svc::protocol::frame::Frame;
 use chat_svc::protocol::socketio;
@@ -24,12 +24,12 @@ pub fn run(data: &[u8]) {
         return;
     };
     let Ok(event) = socketio::event(text) else {
-        return chat_message(text);
+        return chat_message(text.into());
     };
-    match ClientEvent::new(&event.name, &event.args) {
+    match ClientEvent::new(&event.name, event.first()) {
         ClientEvent::ChatMessage(json) => chat_message(json),
         ClientEvent::JoinRoom(json) => {
-            if let Ok(Some(user)) = draft::id_from_json(json, "user id") {
+            if let Ok(Some(user)) = draft::id_from_json(json.get(), "user id") {
                 assert!((1..=ID_BYTES_MAX).contains(&user.len()));
             }
         }
@@ -38,9 +38,12 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn chat_message(json: &str) {
-    match Draft::parse(json) {
-        Ok(draft) => accepted(json, &draft),
+fn chat_message(json: Argument<'_>) {
+    let sealed = |draft: Draft<'_>| draft.seal(ID, UNIX_MS).value;
+    let (in_one_pass, in_two) = (Draft::read(json), Draft::parse(json.get()));
+    assert_eq!(in_one_pass.map(sealed), in_two.map(sealed));
+    match Draft::read(json) {
+        Ok(draft) => accepted(json.get(), &draft),
         Err(refused) => refusal(&refused),
     }
 }
@@ -110,7 +113,7 @@ fn refusal(refused: &Refused) {
     }
 }
 
-fn typing(json: &str) {
+fn typing(json: Argument<'_>) {
     let Ok(typing) = Typing::read(json) else {
         return;
     };

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::chat::id::{ConversationId, ID_BYTES_MAX, MessageId};
 use crate::chat::message::{LOG_ENDING, Sealed, push_timestamp};
 use crate::chat::rejection::Rejection;
-use crate::json::{self, NotJson, Raw};
+use crate::json::{self, Member, NotJson, Raw, Value};
 
 /// Longest `attachment_url`, in bytes.
 pub const ATTACHMENT_URL_BYTES_MAX: usize = 8 * 1024;
@@ -56,6 +56,11 @@ impl<'a> Draft<'a> {
     /// Reads the argument of a `chatMessage` event. Unknown and server-made fields are ignored; of a repeated field the
     /// last counts; `null` and `""` mean missing.
     pub fn parse(json: &'a str) -> Result<Self, Refused> {
+        Self::read(json.into())
+    }
+
+    /// As [`Draft::parse`], of an argument whose members may be known already.
+    pub fn read(json: Value<'a>) -> Result<Self, Refused> {
         let refuse = |rejection| Refused {
             rejection,
             client_message_id: None,
@@ -211,9 +216,9 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(json: &'a str) -> Result<Self, NotJson> {
+    fn read(json: Value<'a>) -> Result<Self, NotJson> {
         let mut fields = Self::default();
-        json::members(json, |name, value| {
+        json.members(|Member { name, value }| {
             let name = name.decode().ok_or(NotJson)?;
             let field = match &*name {
                 "sender_id" => &mut fields.sender_id,

@@ -7,25 +7,23 @@ use super::recovery::Offset;
 use super::socketio::{self, Payload};
 use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
-use crate::json::{self, NotJson, Raw};
+use crate::json::{self, Member, NotJson, Raw, Value};
 
 // === ClientEvent ===
 
-/// An event as a client may send it. Arguments are raw JSON; a missing one is `null`.
+/// An event as a client may send it, with its first argument.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientEvent<'a> {
-    JoinRoom(&'a str),
-    ChatMessage(&'a str),
-    Typing(&'a str),
-    StopTyping(&'a str),
+    JoinRoom(Value<'a>),
+    ChatMessage(Value<'a>),
+    Typing(Value<'a>),
+    StopTyping(Value<'a>),
     /// Any other name: ignored.
     Other,
 }
 
 impl<'a> ClientEvent<'a> {
-    /// Arguments beyond the first are ignored.
-    pub fn new(name: &str, args: &[&'a str]) -> Self {
-        let argument = args.first().copied().unwrap_or("null");
+    pub fn new(name: &str, argument: Value<'a>) -> Self {
         match name {
             "joinRoom" => Self::JoinRoom(argument),
             "chatMessage" => Self::ChatMessage(argument),
@@ -48,9 +46,9 @@ pub struct Typing<'a> {
 
 impl<'a> Typing<'a> {
     /// Reads the argument of a typing event; other fields are ignored.
-    pub fn read(json: &'a str) -> Result<Self, NotJson> {
+    pub fn read(json: Value<'a>) -> Result<Self, NotJson> {
         let mut typing = Self::default();
-        json::members(json, |name, value| {
+        json.members(|Member { name, value }| {
             let name = name.decode().ok_or(NotJson)?;
             let field = match &*name {
                 "sender_id" => &mut typing.sender_id,
@@ -167,15 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn events_are_known_by_name_and_missing_arguments_are_null() {
-        let event = |name| ClientEvent::new(name, &["1", "2"]);
-        assert_eq!(event("joinRoom"), ClientEvent::JoinRoom("1"));
-        assert_eq!(event("chatMessage"), ClientEvent::ChatMessage("1"));
-        assert_eq!(event("typing"), ClientEvent::Typing("1"));
-        assert_eq!(event("stopTyping"), ClientEvent::StopTyping("1"));
+    fn events_are_known_by_name() {
+        let one = Value::from("1");
+        let event = |name| ClientEvent::new(name, one);
+        assert_eq!(event("joinRoom"), ClientEvent::JoinRoom(one));
+        assert_eq!(event("chatMessage"), ClientEvent::ChatMessage(one));
+        assert_eq!(event("typing"), ClientEvent::Typing(one));
+        assert_eq!(event("stopTyping"), ClientEvent::StopTyping(one));
         assert_eq!(event("newMessage"), ClientEvent::Other);
-        let nothing = ClientEvent::new("joinRoom", &[]);
-        assert_eq!(nothing, ClientEvent::JoinRoom("null"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::json::{self, NotJson, Raw};
+use crate::json::{self, Member, NotJson, Raw};
 
 // === Packet ===
 
@@ -161,6 +161,21 @@ pub struct EventArgs<'a> {
     pub name: Cow<'a, str>,
     /// The JSON of each argument, raw and without blanks around it.
     pub args: Args<'a>,
+    /// Members of the first argument; those that are too many are not here.
+    members: SmallVec<[Member<'a>; MEMBERS_KEPT]>,
+    has_more_members: bool,
+}
+
+impl EventArgs<'_> {
+    /// The first argument, with what is known of it; a missing one is `null`.
+    pub fn first(&self) -> json::Value<'_> {
+        match self.args.first() {
+            Some(object) if object.starts_with('{') && !self.has_more_members => {
+                json::Value::read(object, &self.members)
+            }
+            first => json::Value::from(first.copied().unwrap_or("null")),
+        }
+    }
 }
 
 /// Raw JSON values. One or two need no memory of their own.
@@ -173,12 +188,37 @@ pub type Args<'a> = SmallVec<[&'a str; 2]>;
 /// a string or a number, [`ParseError::ReservedName`] if clients must not send an event of that
 /// name.
 pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
-    let Elements { first, rest } = elements(data)?;
-    let name = event_name(first.ok_or(ParseError::EventName)?)?;
+    let mut name = None;
+    let mut args = Args::new();
+    let mut members = SmallVec::new();
+    let mut has_more_members = false;
+    let read = json::elements(data, |element| {
+        if name.is_none() {
+            name = Some(element.take()?);
+            return Ok(());
+        }
+        let raw = match args.len() {
+            0 => element.take_with(|member| match members.len() {
+                ..MEMBERS_KEPT => members.push(member),
+                _ => has_more_members = true,
+            })?,
+            1..ARGS_MAX => element.take()?,
+            _ => return Err(NotJson),
+        };
+        args.push(raw.get());
+        Ok(())
+    });
+    read.map_err(|NotJson| ParseError::Data)?;
+    let name = event_name(name.ok_or(ParseError::EventName)?)?;
     if RESERVED_NAMES.contains(&&*name) {
         return Err(ParseError::ReservedName);
     }
-    Ok(EventArgs { name, args: rest })
+    Ok(EventArgs {
+        name,
+        args,
+        members,
+        has_more_members,
+    })
 }
 
 /// Reads the data of an ack: an array of at most [`ARGS_MAX`] + 1 elements, which may be empty.
@@ -186,11 +226,16 @@ pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
 /// # Errors
 /// [`ParseError::Data`] if it is no JSON array.
 pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
-    let Elements { first, rest } = elements(data)?;
-    let mut args = rest;
-    if let Some(first) = first {
-        args.insert(0, first.get());
-    }
+    let mut args = Args::new();
+    let read = json::elements(data, |element| {
+        let raw = element.take()?;
+        match args.len() {
+            ..=ARGS_MAX => args.push(raw.get()),
+            _ => return Err(NotJson),
+        }
+        Ok(())
+    });
+    read.map_err(|NotJson| ParseError::Data)?;
     Ok(args)
 }
 
@@ -205,29 +250,6 @@ pub fn auth(data: &str) -> Result<&str, ParseError> {
         .starts_with('{')
         .then_some(object)
         .ok_or(ParseError::Data)
-}
-
-/// The elements of an array, the first one apart so that an event's arguments need not be moved.
-#[derive(Default)]
-struct Elements<'a> {
-    first: Option<Raw<'a>>,
-    rest: Args<'a>,
-}
-
-fn elements(data: &str) -> Result<Elements<'_>, ParseError> {
-    let mut elements = Elements::default();
-    let read = json::elements(data, |raw| {
-        if elements.first.is_none() {
-            elements.first = Some(raw);
-        } else if elements.rest.len() < ARGS_MAX {
-            elements.rest.push(raw.get());
-        } else {
-            return Err(NotJson);
-        }
-        Ok(())
-    });
-    read.map_err(|NotJson| ParseError::Data)?;
-    Ok(elements)
 }
 
 fn event_name(raw: Raw<'_>) -> Result<Cow<'_, str>, ParseError> {
@@ -445,6 +467,10 @@ pub const ATTACHMENTS_MAX: usize = 10;
 /// Arguments of an event: an argument can be two bytes on the wire, and takes sixteen once read.
 pub const ARGS_MAX: usize = 256;
 
+/// Members of an event's first argument that are kept from its reading: twice the fields of a message. An object with
+/// more is read again by who wants them.
+const MEMBERS_KEPT: usize = 16;
+
 /// Digits of an ack id: enough for 64 bits.
 pub const ACK_ID_DIGITS_MAX: usize = 20;
 
@@ -628,6 +654,31 @@ mod tests {
         let with = |count: usize| format!("[\"a\"{}]", ",1".repeat(count));
         assert_eq!(event(&with(ARGS_MAX)).unwrap().args.len(), ARGS_MAX);
         assert_eq!(event(&with(ARGS_MAX + 1)), Err(ParseError::Data));
+    }
+
+    #[test]
+    fn the_first_argument_is_read_once_when_its_members_are_few() {
+        for count in [0, 1, MEMBERS_KEPT, MEMBERS_KEPT + 1] {
+            let members: Vec<_> = (0..count).map(|n| format!("\"{n}\":[{n}]")).collect();
+            let data = format!("[\"a\", {{{}}},{{}}]", members.join(","));
+            let event = event(&data).unwrap();
+            assert_eq!(event.has_more_members, count > MEMBERS_KEPT);
+            let mut values = Vec::new();
+            let read = event.first().members(|member| {
+                values.push(member.value.get());
+                Ok(())
+            });
+            let expected: Vec<_> = (0..count).map(|n| format!("[{n}]")).collect();
+            assert_eq!(
+                (read, values),
+                (Ok(()), expected.iter().map(|v| &**v).collect())
+            );
+        }
+        for (data, first) in [(r#"["a"]"#, "null"), (r#"["a",[{"b":1}]]"#, r#"[{"b":1}]"#)] {
+            let event = event(data).unwrap();
+            assert_eq!(event.first(), first.into());
+            assert_eq!(event.first().members(|_| Ok(())), Err(NotJson));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::chat::id::{ConversationId, MessageIdMaker, UserId};
 use crate::chat::rejection::Rejection;
 use crate::hub::Hub;
 use crate::hub::session::Session;
-use crate::json::Raw;
+use crate::json::{Raw, Value};
 use crate::metrics::Metrics;
 use crate::pipeline::publish::{self, Publisher, Receipt};
 use crate::pipeline::signals::{Signals, TypingSignal};
@@ -46,7 +46,7 @@ impl Application for Chat {
     /// The chat has no binary fields: a placeholder where a string is due is refused like any other object.
     fn event(&self, socket: &Socket<'_>, event: &Event<'_>) {
         let (session, ack) = (socket.session, event.ack);
-        match ClientEvent::new(event.name, event.payload.args) {
+        match ClientEvent::new(event.name, event.first) {
             ClientEvent::ChatMessage(json) => self.chat_message(session, json, ack),
             ClientEvent::JoinRoom(json) => self.join_room(session, json, ack),
             ClientEvent::Typing(json) => self.typing(session, true, json),
@@ -63,9 +63,9 @@ impl Application for Chat {
 }
 
 impl Chat {
-    fn chat_message(&self, session: &Arc<Session>, json: &str, ack: Option<&str>) {
+    fn chat_message(&self, session: &Arc<Session>, json: Value<'_>, ack: Option<&str>) {
         self.hub.asked(session);
-        let refused = match Draft::parse(json) {
+        let refused = match Draft::read(json) {
             Err(refused) => refused,
             Ok(draft) => match self.submit(session, &draft, ack) {
                 Ok(()) => return,
@@ -110,8 +110,8 @@ impl Chat {
         self.publisher.submit(draft.seal(id, unix_ms), receipt)
     }
 
-    fn join_room(&self, session: &Arc<Session>, json: &str, ack: Option<&str>) {
-        let joined = match draft::id_from_json(json, "user id") {
+    fn join_room(&self, session: &Arc<Session>, json: Value<'_>, ack: Option<&str>) {
+        let joined = match draft::id_from_json(json.get(), "user id") {
             Ok(Some(user)) => self.join(session, user),
             Ok(None) => Err(Rejection::Invalid("joinRoom needs a user id")),
             Err(rejection) => Err(rejection),
@@ -135,7 +135,7 @@ impl Chat {
     }
 
     /// Typing is volatile: what is malformed, too frequent or in the way of messages is dropped and counted.
-    fn typing(&self, session: &Arc<Session>, is_typing: bool, json: &str) {
+    fn typing(&self, session: &Arc<Session>, is_typing: bool, json: Value<'_>) {
         let allowed = session.allow_typing(|| self.hub.now(), self.rates.typing);
         let relayed = allowed
             .then(|| self.relay_typing(session, is_typing, json))
@@ -145,7 +145,7 @@ impl Chat {
         }
     }
 
-    fn relay_typing(&self, session: &Arc<Session>, is_typing: bool, json: &str) -> Option<()> {
+    fn relay_typing(&self, session: &Arc<Session>, is_typing: bool, json: Value<'_>) -> Option<()> {
         let typing = Typing::read(json).ok()?;
         let sender = id(typing.sender_id)??;
         let receiver = id(typing.receiver_id)??;

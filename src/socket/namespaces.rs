@@ -10,11 +10,12 @@ use crate::http::query;
 use crate::hub::Hub;
 use crate::hub::acks::AckError;
 use crate::hub::session::Session;
+use crate::json;
 use crate::protocol::connection::{CloseReason, Complete, JoinError, Signal};
 use crate::protocol::engineio::{Revision, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
 use crate::protocol::recovery::Claim;
-use crate::protocol::socketio::{self, EventArgs, Payload};
+use crate::protocol::socketio::{self, Payload};
 use crate::protocol::{msgpack, socketio_v4};
 use crate::socket::engine::Messages;
 use crate::socket::random;
@@ -73,6 +74,8 @@ impl ConnectError {
 pub struct Event<'a> {
     pub name: &'a str,
     pub payload: Payload<'a>,
+    /// The first argument, as it was read; a missing one is `null`.
+    pub first: json::Value<'a>,
     /// What to acknowledge it with, once, when the client asked for that.
     pub ack: Option<&'a str>,
 }
@@ -363,14 +366,14 @@ impl<A: Application> Namespaces<A> {
         ack: Option<&str>,
         attachments: &[Bytes],
     ) -> Result<(), CloseReason> {
-        let EventArgs { name, args } =
-            socketio::event(data).map_err(|_| CloseReason::ParseError)?;
+        let read = socketio::event(data).map_err(|_| CloseReason::ParseError)?;
         let event = Event {
-            name: &name,
+            name: &read.name,
             payload: Payload {
-                args: &args,
+                args: &read.args,
                 attachments,
             },
+            first: read.first(),
             ack,
         };
         self.application.event(socket, &event);
