@@ -1,5 +1,6 @@
 """The rows of `targets`, their table and their plot."""
 
+import statistics
 from dataclasses import dataclass
 
 from plots import bars
@@ -104,7 +105,7 @@ def page(by, rows, servers, date, plot, notes):
         f"# {date}: chat-svc beside servers that keep nothing",
         "",
         f"Machine: {last['machine']}. Commit {' and '.join(commits)}; {', '.join(f'{name} {versions[name]}' for name in sorted(versions))}. "
-        f"By `load-tests/compare/targets`: one run of each, {seconds:.0f} s measured, from {min(run['at'] for run in by.values())} "
+        f"By `load-tests/compare/targets`: {rounds(by)}, {seconds:.0f} s measured each time, from {min(run['at'] for run in by.values())} "
         f"to {last['at'][11:]}, load average before {min(loads):.1f} to {max(loads):.1f}.",
         "Each server just started, on core 0 with one worker thread, the driver on core 1. chat-svc syncs every message to its journal and "
         "stores it; the others keep nothing.",
@@ -116,8 +117,9 @@ def page(by, rows, servers, date, plot, notes):
         "",
         *cost_table(by, rows, servers),
         "",
-        "CPU time is the server's process, user and system. In brackets: the same until the last message is stored. Asked: the targets that the "
-        "project set itself, which were taken on another machine, as a ratio.",
+        "CPU time is the server's process, user and system. In brackets: the same until the last message is stored. Of several rounds the server's "
+        "middle one is shown, and of the ratios, each of one round, the middle one with the least and the most. Asked: the targets that the project "
+        "set itself, which were taken on another machine, as a ratio.",
         "",
         "## How many a second",
         "",
@@ -137,7 +139,7 @@ def cost_table(by, rows, servers):
     for row in rows:
         cells = [priced(row, by.get((row, server))) for server in servers]
         asked = f"{ROWS[row].asked:.2f}" if ROWS[row].asked else ""
-        of_peer, of_bare = (ratio(by, row, to, cost) for to in ("socketioxide-relay", "bare-relay"))
+        of_peer, of_bare = (paired(by, row, to) for to in ("socketioxide-relay", "bare-relay"))
         yield line([ROWS[row].title, *cells, of_peer, asked, of_bare])
 
 
@@ -176,6 +178,20 @@ def rated(run):
 def ratio(by, row, to, value):
     ours, theirs = by.get((row, "chat-svc")), by.get((row, to))
     return f"{value(ours) / value(theirs):.2f}" if ours and theirs and value(theirs) else ""
+
+
+def paired(by, row, to):
+    """The middle of the ratios that each round gave, and between which they lie."""
+    ours, theirs = ((by.get((row, server)) or {}).get("costs", []) for server in ("chat-svc", to))
+    if len(ours) != len(theirs) or len(ours) < 2:
+        return ratio(by, row, to, cost)
+    ratios = [our / their for our, their in zip(ours, theirs) if their]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+
+
+def rounds(by):
+    most = max(len(run.get("costs", [0])) for run in by.values())
+    return "one run of each" if most == 1 else f"{most} rounds, in each of them every server once, in turn"
 
 
 def faulty(by, rows, servers):
