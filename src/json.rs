@@ -68,11 +68,11 @@ pub fn value(text: &str) -> Result<Raw<'_>, NotJson> {
     scanner.end().map(|()| value)
 }
 
-/// Hands over the elements of the array that `text` holds, one after the other, until `each`, which has to take them,
-/// fails. What was handed over means nothing when this fails.
+/// Hands over the elements of the array that `text` holds, one after the other, to be taken and given back, until
+/// `each` declines one. What was handed over means nothing when this fails.
 pub fn elements<'a>(
     text: &'a str,
-    mut each: impl FnMut(Element<'_, 'a>) -> Result<(), NotJson>,
+    mut each: impl FnMut(Element<'_, 'a>) -> Result<Raw<'a>, NotJson>,
 ) -> Result<(), NotJson> {
     let mut scanner = Scanner::new(text);
     scanner.expect(b'[')?;
@@ -556,7 +556,7 @@ mod tests {
                 let value = element.take()?;
                 assert_eq!(value.decode(), decode(value.get()));
                 parts.push(value.get());
-                Ok(())
+                Ok(value)
             }),
         };
         read.ok().map(|()| parts)
@@ -566,8 +566,9 @@ mod tests {
     fn assert_same_on_the_way(text: &str) {
         let (mut plain, mut with) = (Vec::new(), Vec::new());
         let read = elements(text, |element| {
-            plain.push(element.take()?);
-            Ok(())
+            let value = element.take()?;
+            plain.push(value);
+            Ok(value)
         });
         let read_with = elements(text, |element| {
             let mut on_the_way = Vec::new();
@@ -580,7 +581,7 @@ mod tests {
             });
             assert_eq!(read.is_ok(), value.get().starts_with('{'), "{text}");
             assert_eq!(on_the_way, later, "{text}");
-            Ok(())
+            Ok(value)
         });
         assert_eq!(read, read_with, "{text}");
         assert_eq!(read.map(|()| plain), read_with.map(|()| with), "{text}");

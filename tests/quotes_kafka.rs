@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::client::Client;
 use support::records::Kafka;
 use support::server::Server;
-use support::{DEADLINE, history, http, within_for};
+use support::{DEADLINE, history, http, services, within_for};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_shape_of_the_event_is_one_system_message_to_both_people_in_order() {
@@ -120,13 +120,15 @@ async fn other_types_are_counted_and_what_is_broken_is_put_aside_while_the_rest_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_left_undone_the_other_does_and_nobody_sees_it_twice() {
-    let Some(kafka) = Kafka::here() else {
+    // Nodes share a store, too: either archives what the other wrote.
+    let (Some(kafka), Some(store)) = (Kafka::here(), services::mongo()) else {
         return;
     };
     let quotes = kafka.quotes();
+    let settings = [kafka.settings(), store].concat();
     let mut nodes = [
-        Server::start_with(kafka.settings()).await,
-        Server::start_with(kafka.settings()).await,
+        Server::start_with(settings.clone()).await,
+        Server::start_with(settings).await,
     ];
     kafka.send(&quotes, &[&accepted("q1")]);
     for node in &nodes {

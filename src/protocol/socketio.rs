@@ -161,7 +161,7 @@ pub struct EventArgs<'a> {
     pub name: Cow<'a, str>,
     /// The JSON of each argument, raw and without blanks around it.
     pub args: Args<'a>,
-    /// Members of the first argument; those that are too many are not here.
+    /// The first [`MEMBERS_KEPT`] members of the first argument, if it is an object.
     members: SmallVec<[Member<'a>; MEMBERS_KEPT]>,
     has_more_members: bool,
 }
@@ -194,8 +194,9 @@ pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
     let mut has_more_members = false;
     let read = json::elements(data, |element| {
         if name.is_none() {
-            name = Some(element.take()?);
-            return Ok(());
+            let raw = element.take()?;
+            name = Some(raw);
+            return Ok(raw);
         }
         let raw = match args.len() {
             0 => element.take_with(|member| match members.len() {
@@ -206,7 +207,7 @@ pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
             _ => return Err(NotJson),
         };
         args.push(raw.get());
-        Ok(())
+        Ok(raw)
     });
     read.map_err(|NotJson| ParseError::Data)?;
     let name = event_name(name.ok_or(ParseError::EventName)?)?;
@@ -233,7 +234,7 @@ pub fn ack_args(data: &str) -> Result<Args<'_>, ParseError> {
             ..=ARGS_MAX => args.push(raw.get()),
             _ => return Err(NotJson),
         }
-        Ok(())
+        Ok(raw)
     });
     read.map_err(|NotJson| ParseError::Data)?;
     Ok(args)

@@ -153,7 +153,8 @@ pub trait Topic: Send + Sync {
     /// Appends in order; one outcome a record, in the order given. An `Appended` record is durable (it survives
     /// kill -9 and, with the journal, loss of power) and will be seen by every subscription.
     ///
-    /// Dropping the future does not undo the append.
+    /// Dropping the future does not undo the append. Until it is dropped, or has been polled to its end, subscriptions
+    /// need not see the records.
     fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>>;
 
     /// Opens a reader at `start`.

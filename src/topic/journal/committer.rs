@@ -182,7 +182,7 @@ impl Committer {
         }
         let base = self.segment.end;
         let path = segment_path(&self.folder, base);
-        // Opened first: without a descriptor left, nothing has been done yet.
+        // Opened first: without a descriptor left, no segment has been made yet.
         let folder = File::open(&self.folder)
             .map_err(|error| Failure::Passing(describe("open its folder", &error)))?;
         let file = segment::create(&path, base, self.salt)
@@ -201,8 +201,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Lets everybody see a durable block. Readers are told by those who hear that their records are in it: on threads
-    /// that run tasks already, where the one and the other are queued before what either of them wakes.
+    /// Lets everybody see a durable block. Readers are not woken here: a call that hears its answer tells them, on a
+    /// thread that runs tasks, so that answers and new messages wait together for the sockets' tasks.
     fn publish(&mut self, records: Arc<[Record]>, time_ms: u64) {
         if self.refusing {
             self.refusing = false;
@@ -337,7 +337,7 @@ impl Round {
         self.records.by_ref().take(count).collect()
     }
 
-    /// `count` more are durable: answers the calls that are complete. Whether anybody has heard, and tells the readers.
+    /// `count` more are durable: answers the calls that are complete. True when somebody hears, who tells the readers.
     fn appended(&mut self, count: usize) -> bool {
         self.durable += count;
         let mut is_heard = false;

@@ -200,7 +200,8 @@ impl Journal {
 
     async fn append_fitting(&self, batch: Vec<Record>) -> Vec<Outcome> {
         let count = batch.len();
-        // Dropped last: even a call that nobody waits for any more has told them.
+        // Declared before the answer's receiver, so dropped after it: either the committer could not send, and tells,
+        // or this does.
         let _telling = Telling(&self.shared);
         let pushed = match self.shared.queue.push(batch) {
             Ok(pushed) => pushed,

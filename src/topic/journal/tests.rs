@@ -1,17 +1,47 @@
 //! Faults of the disk, which no test from outside can cause.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 use super::*;
 use segment::SEGMENT_HEAD_BYTES;
 
+const DEADLINE: Duration = Duration::from_secs(10);
 /// As the format has them.
 const BLOCK_HEAD_BYTES: usize = 32;
 /// Of the bench's.
 const RECORD_BYTES: usize = 17;
+
+#[tokio::test]
+async fn readers_see_what_was_appended_by_a_call_that_was_answered_and_never_looked() {
+    let bench = Bench::new(1 << 20);
+    let mut reader = bench.journal.subscribe(Start::Latest).await.expect("reads");
+    let answered = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&answered));
+    let mut context = Context::from_waker(&waker);
+    // A call that the disk overtakes has looked: then another.
+    let mut has_looked = true;
+    while has_looked {
+        let mut entries = Vec::new();
+        let mut reading = reader.poll(&mut entries, 100);
+        let waits = reading
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(waits.is_pending());
+        let mut append = bench.journal.append(vec![record()]);
+        has_looked = append.as_mut().poll(&mut context).is_ready();
+        if !has_looked {
+            answered.0.notified().await;
+        }
+        drop(append);
+        let told = tokio::time::timeout(DEADLINE, reading).await;
+        told.expect("readers are told").expect("reads");
+    }
+}
 
 #[tokio::test]
 async fn a_failed_write_leaves_nothing_and_the_journal_recovers_when_space_returns() {
@@ -197,12 +227,7 @@ impl Bench {
     }
 
     async fn append(&self, count: usize, is_expected: fn(&Outcome) -> bool) {
-        let record = Record {
-            key: Bytes::new(),
-            headers: Default::default(),
-            value: Bytes::from_static(b"value"),
-        };
-        let outcomes = self.journal.append(vec![record; count]).await;
+        let outcomes = self.journal.append(vec![record(); count]).await;
         assert_eq!(outcomes.len(), count);
         assert!(outcomes.iter().all(is_expected), "{outcomes:?}");
     }
@@ -239,6 +264,24 @@ impl Bench {
         drop(self.journal);
         let again = Journal::open(JournalConfig::new(self.folder.path()));
         again.expect("opens").stats().end
+    }
+}
+
+fn record() -> Record {
+    Record {
+        key: Bytes::new(),
+        headers: Default::default(),
+        value: Bytes::from_static(b"value"),
+    }
+}
+
+/// Hears when a future is to be polled again.
+#[derive(Default)]
+struct Woken(Notify);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
     }
 }
 
