@@ -475,20 +475,18 @@ impl Open {
 /// control character. The end, when there is none.
 fn unusual(bytes: &[u8], at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    /// In each byte the highest bit, set where it was zero. Above the lowest such byte it may be set falsely.
-    fn zeros(word: u64) -> u64 {
-        word.wrapping_sub(ONES) & !word
-    }
-    let (chunks, rest) = bytes[at..].as_chunks::<8>();
-    for (n, chunk) in chunks.iter().enumerate() {
+    let mut rest = &bytes[at..];
+    while let Some((chunk, behind)) = rest.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(*chunk);
-        let quote = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let found = (quote | backslash | control) & (ONES * 0x80);
+        // In each byte the highest bit, set where a subtraction went below 0. Above the lowest such byte it may be set
+        // falsely. With its second bit turned a quote, alone of those that are not control characters, is below 0x21.
+        let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
+        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let found = (quote_or_control | backslash) & !word & (ONES * 0x80);
         if found != 0 {
-            return at + 8 * n + found.trailing_zeros() as usize / 8;
+            return bytes.len() - rest.len() + found.trailing_zeros() as usize / 8;
         }
+        rest = behind;
     }
     let is_unusual = |byte: &u8| matches!(byte, b'"' | b'\\' | ..0x20);
     let found = rest.iter().position(is_unusual);

@@ -19,6 +19,7 @@ pub const ATTACHMENT_FIELD_BYTES_MAX: usize = 1024;
 // === Draft ===
 
 /// A message that may be written: it has a sender, a receiver, and text or an attachment, all within their limits.
+/// What is borrowed stands so between the quotes of a client's JSON, without escapes.
 #[derive(Clone, Debug)]
 pub struct Draft<'a> {
     sender: Cow<'a, str>,
@@ -160,9 +161,12 @@ impl<'a> Draft<'a> {
         out.extend_from_slice(b"{\"_id\":\"");
         out.extend_from_slice(&id.to_hex());
         out.extend_from_slice(b"\",\"conversation_id\":");
-        json::push_string(&mut out, &self.conversation);
+        push_string(&mut out, &self.conversation);
         field(&mut out, b",\"sender_id\":", Some(&self.sender));
-        field(&mut out, b",\"receiver_id\":", Some(&self.receiver));
+        out.extend_from_slice(b",\"receiver_id\":");
+        let receiver = out.len();
+        push_string(&mut out, &self.receiver);
+        let receiver = receiver..out.len();
         out.extend_from_slice(b",\"text_content\":");
         out.extend_from_slice(self.text.as_bytes());
         out.extend_from_slice(b",\"message_type\":\"");
@@ -170,33 +174,44 @@ impl<'a> Draft<'a> {
         out.extend_from_slice(b"\",\"timestamp\":\"");
         push_timestamp(&mut out, unix_ms);
         out.push(b'"');
-        let url = self.attachment_url.as_deref();
-        field(&mut out, b",\"attachment_url\":", url);
-        let filename = self.attachment_filename.as_deref();
-        field(&mut out, b",\"attachment_filename\":", filename);
-        let mimetype = self.attachment_mimetype.as_deref();
-        field(&mut out, b",\"attachment_mimetype\":", mimetype);
-        let client_message_id = self.client_message_id.as_deref();
-        field(&mut out, b",\"client_message_id\":", client_message_id);
+        for (name, value) in [
+            (b",\"attachment_url\":".as_slice(), &self.attachment_url),
+            (b",\"attachment_filename\":", &self.attachment_filename),
+            (b",\"attachment_mimetype\":", &self.attachment_mimetype),
+            (b",\"client_message_id\":", &self.client_message_id),
+        ] {
+            field(&mut out, name, value.as_ref());
+        }
         out.extend_from_slice(LOG_ENDING);
+        let value = out.len();
+        out.push(b'[');
+        out.extend_from_within(receiver);
+        out.push(b']');
         let may_be_resent = self.client_message_id.is_some();
-        Sealed::new(
-            id,
-            kind,
-            may_be_resent,
-            out,
-            &[&self.receiver],
-            &self.conversation,
-        )
+        Sealed::new(id, kind, may_be_resent, out, value, &self.conversation)
     }
 }
 
 /// Inline, so that the length of `name` is known where it is copied.
 #[inline(always)]
-fn field(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
+fn field(out: &mut Vec<u8>, name: &[u8], value: Option<&Cow<'_, str>>) {
     if let Some(value) = value {
         out.extend_from_slice(name);
-        json::push_string(out, value);
+        push_string(out, value);
+    }
+}
+
+/// What a [`Draft`] borrows needs no look at whether it has to be escaped.
+#[expect(clippy::ptr_arg, reason = "whether it is borrowed is what counts")]
+fn push_string(out: &mut Vec<u8>, text: &Cow<'_, str>) {
+    match text {
+        Cow::Borrowed(plain) => {
+            out.reserve(plain.len() + 2);
+            out.push(b'"');
+            out.extend_from_slice(plain.as_bytes());
+            out.push(b'"');
+        }
+        Cow::Owned(text) => json::push_string(out, text),
     }
 }
 

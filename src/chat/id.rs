@@ -56,6 +56,12 @@ impl ConversationId {
         std::str::from_utf8(&id).is_ok_and(fits).then_some(Self(id))
     }
 
+    /// Bytes that have been an id, copied or cut out of others.
+    pub(super) fn known(id: Bytes) -> Self {
+        debug_assert!(std::str::from_utf8(&id).is_ok_and(fits));
+        Self(id)
+    }
+
     /// The conversation of two users, the same whoever writes first and never the same for two pairs:
     /// both ids encoded as ECMAScript's `encodeURIComponent` does, sorted by bytes, joined by `:`.
     /// Longer than [`ID_BYTES_MAX`], it is `dm_` and the first 32 hex digits of the SHA-256 of that.

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 
 use crate::chat::id::{ConversationId, MessageId, Seq};
-use crate::json;
 
 /// How the JSON of every message ends in the log.
 pub const LOG_ENDING: &[u8] = b",\"is_spam\":false}";
@@ -39,25 +38,19 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Takes the written JSON (from `{"_id":"…` to [`LOG_ENDING`]) and puts the other parts behind it.
-    /// `conversation` is the id of one.
+    /// Takes what was written: the JSON (from `{"_id":"…` to [`LOG_ENDING`]), `value` bytes, and behind it the array of
+    /// recipients. `conversation` is the id of one.
     pub fn new(
         id: MessageId,
         kind: &'static str,
         may_be_resent: bool,
-        mut json: Vec<u8>,
-        recipients: &[&str],
+        mut written: Vec<u8>,
+        value: usize,
         conversation: &str,
     ) -> Self {
-        let value = json.len();
-        for (n, recipient) in recipients.iter().enumerate() {
-            json.push(if n == 0 { b'[' } else { b',' });
-            json::push_string(&mut json, recipient);
-        }
-        json.push(b']');
-        let recipients = json.len();
-        json.extend_from_slice(conversation.as_bytes());
-        let all = Bytes::from(json);
+        let recipients = written.len();
+        written.extend_from_slice(conversation.as_bytes());
+        let all = Bytes::from(written);
         Self {
             id,
             kind,
@@ -65,8 +58,7 @@ impl Sealed {
             value: all.slice(..value),
             recipients: all.slice(value..recipients),
             id_hex: all.slice(BEGINNING.len()..BEGINNING.len() + 24),
-            conversation: ConversationId::new(all.slice(recipients..))
-                .expect("a slice equal to a conversation id is one"),
+            conversation: ConversationId::known(all.slice(recipients..)),
         }
     }
 

@@ -109,15 +109,14 @@ impl Quote {
         put(",\"quote_id\":", &self.quote_id);
         out.push(b'}');
         out.extend_from_slice(LOG_ENDING);
-        let recipients = [self.client_id.as_str(), self.professional_id.as_str()];
-        Sealed::new(
-            id,
-            "system",
-            true,
-            out,
-            &recipients,
-            self.conversation.as_str(),
-        )
+        let value = out.len();
+        out.push(b'[');
+        json::push_string(&mut out, &self.client_id);
+        out.push(b',');
+        json::push_string(&mut out, &self.professional_id);
+        out.push(b']');
+        let conversation = self.conversation.as_str();
+        Sealed::new(id, "system", true, out, value, conversation)
     }
 }
 

@@ -112,20 +112,17 @@ impl Deliver {
 
 /// The users of a `recipients` header, a JSON array of strings.
 fn users(json: &[u8]) -> SmallVec<[Cow<'_, str>; 2]> {
-    let Ok(text) = std::str::from_utf8(json) else {
-        return SmallVec::new();
-    };
-    if !text.contains('\\') {
-        // Without escapes no string holds a quote, so the array can be cut at its quotes.
-        let inner = text
-            .strip_prefix("[\"")
-            .and_then(|text| text.strip_suffix("\"]"));
-        return match inner {
-            Some(users) if users.contains('"') => users.split("\",\"").map(Cow::Borrowed).collect(),
-            one => one.map(Cow::Borrowed).into_iter().collect(),
-        };
+    // One user, usually: without escapes no string holds a quote.
+    let inner = json
+        .strip_prefix(b"[\"")
+        .and_then(|json| json.strip_suffix(b"\"]"));
+    if let Some(user) = inner
+        && memchr::memchr2(b'"', b'\\', user).is_none()
+    {
+        let user = std::str::from_utf8(user).map(Cow::Borrowed);
+        return user.into_iter().collect();
     }
-    let users: Vec<String> = serde_json::from_str(text).unwrap_or_default();
+    let users: Vec<String> = serde_json::from_slice(json).unwrap_or_default();
     users.into_iter().map(Cow::Owned).collect()
 }
 
