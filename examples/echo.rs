@@ -14,8 +14,10 @@ use bytes::Bytes;
 use chat_svc::drain::{Drain, Tasks};
 use chat_svc::http::query;
 use chat_svc::http::reply::{self, Body, Error, Reply};
-use chat_svc::http::server::{Server, Slots, bind};
+use chat_svc::http::server::{Server, bind};
+use chat_svc::http::slots::Slots;
 use chat_svc::http::stack::{Credentials, StackOptions, stack};
+use chat_svc::http::stream::Stream;
 use chat_svc::hub::session::{Link, Session};
 use chat_svc::hub::{Hub, HubLimits};
 use chat_svc::metrics::Metrics;
@@ -293,10 +295,11 @@ fn plain(mut request: Request<Body>, tasks: &Tasks) -> Reply {
     };
     tasks.spawn("echo", async move {
         let stream = upgraded.await.ok().map(|websocket| websocket.into_inner());
-        let parts = stream.and_then(|s| s.into_inner().downcast::<TokioIo<TcpStream>>().ok());
+        let parts = stream.and_then(|s| s.into_inner().downcast::<TokioIo<Stream>>().ok());
         if let Some(parts) = parts {
             // However it ended, it has.
-            let _ended = echo(parts.io.into_inner(), parts.read_buf).await;
+            let (stream, _corked) = parts.io.into_inner().into_parts();
+            let _ended = echo(stream, parts.read_buf).await;
         }
     });
     response.map(reply::boxed)

@@ -15,7 +15,8 @@ use crate::app::backends::{SetupError, Told, setup};
 use crate::app::core::Core;
 use crate::config::Config;
 use crate::drain::Stage;
-use crate::http::server::{self, Slots};
+use crate::http::server;
+use crate::http::slots::Slots;
 use crate::http::stack::{Credentials, StackOptions, stack};
 use crate::metrics::Metrics;
 

@@ -7,4 +7,6 @@ pub mod query;
 pub mod range;
 pub mod reply;
 pub mod server;
+pub mod slots;
 pub mod stack;
+pub mod stream;

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 use crate::drain::Tasks;
 use crate::http::query;
 use crate::http::reply::{self, Body, Reply};
-use crate::http::server::Slot;
+use crate::http::slots::Slot;
 use crate::http::stack::is_allowed_origin;
 use crate::hub::session::{Handshake, Link, PollingForm, Session};
 use crate::protocol::engineio::{HandshakeError, Open, Revision, SID_BYTES, Sid};
@@ -235,6 +235,10 @@ impl Endpoint {
         let Ok((mut response, upgraded)) = upgrade::upgrade(&mut request) else {
             return answer::refuse_websocket(HandshakeError::BadRequest);
         };
+        // The answer leaves with the session's first packet.
+        if let Some(slot) = &slot {
+            slot.cork();
+        }
         if let Some(protocol) = first_protocol(request.headers()) {
             let headers = response.headers_mut();
             headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);

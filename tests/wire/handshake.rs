@@ -286,6 +286,25 @@ async fn a_websocket_is_accepted_with_its_key_the_first_protocol_and_no_extensio
 }
 
 #[tokio::test]
+async fn the_first_packet_of_a_websocket_leaves_in_the_write_of_the_handshakes_answer() {
+    let server = Server::start(&[]).await;
+    let mut connection = Connection::open(server.address).await;
+    let handshake = format!(
+        "GET {ENGINE}&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    connection.send_bytes(handshake.as_bytes()).await;
+    connection.response("GET").await.expect_status(101);
+    let (stream, mut packet) = connection.into_parts();
+    // Without waiting: what came with the answer's head is there already.
+    let (mut stream, mut rest) = (stream.into_std().unwrap(), [0; 1024]);
+    let read = std::io::Read::read(&mut stream, &mut rest).unwrap_or(0);
+    packet.extend_from_slice(&rest[..read]);
+    let packet = String::from_utf8_lossy(&packet);
+    assert!(packet.contains("0{\"sid\":"), "{packet:?}");
+}
+
+#[tokio::test]
 async fn only_a_get_of_http_1_1_becomes_a_websocket() {
     let server = Server::start(&[]).await;
     let client = Client::polling(server.address).await;

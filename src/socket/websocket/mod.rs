@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use fastwebsockets::upgrade::UpgradeFut;
@@ -19,12 +19,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::drain::Tasks;
-use crate::http::server::Slot;
+use crate::http::slots::Slot;
+use crate::http::stream::Stream;
 use crate::hub::outbox::Taken;
 use crate::hub::session::Session;
 use crate::protocol::connection::CloseReason;
 use crate::protocol::engineio::Revision;
 use crate::protocol::engineio_v3;
+use crate::protocol::frame::Frame;
 use crate::protocol::websocket::{Decoder, Event, Opcode, Step, close_frame, write_frame};
 use crate::socket::engine::Engine;
 
@@ -70,6 +72,17 @@ impl Peer {
             supports_binary,
         }
     }
+
+    /// Appends a frame as the client reads it.
+    fn encode(&self, frame: &Frame, out: &mut Vec<u8>) {
+        let is_v3 = self.session.handshake.revision == Revision::V3;
+        if frame.is_binary() && is_v3 {
+            let frame = engineio_v3::websocket_frame(frame, self.supports_binary);
+            out.extend_from_slice(frame.websocket());
+        } else {
+            out.extend_from_slice(frame.websocket());
+        }
+    }
 }
 
 /// Takes a connection over after its upgrade and runs it to its end. With an `upgrade_timeout` it begins as a probe
@@ -100,6 +113,9 @@ async fn open(upgraded: UpgradeFut, peer: Peer, upgrade_timeout: Option<Duration
         return None;
     };
     let mut wire = Wire::new(stream, peer, upgrade_timeout.is_some());
+    if upgrade_timeout.is_none() {
+        wire.join_first();
+    }
     let begun = wire.begin(received);
     if let Some(limit) = upgrade_timeout {
         return Box::pin(wire.probe(begun, limit)).await.then_some(wire);
@@ -113,12 +129,12 @@ async fn open(upgraded: UpgradeFut, peer: Peer, upgrade_timeout: Option<Duration
 }
 
 /// Takes the connection back from hyper, with what it had read ahead.
-async fn raw_stream(upgraded: UpgradeFut) -> Option<(TcpStream, Vec<u8>)> {
+async fn raw_stream(upgraded: UpgradeFut) -> Option<(Stream, Vec<u8>)> {
     let websocket = upgraded.await.ok()?;
     let parts = websocket
         .into_inner()
         .into_inner()
-        .downcast::<TokioIo<TcpStream>>()
+        .downcast::<TokioIo<Stream>>()
         .ok()?;
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
@@ -162,18 +178,34 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(stream: TcpStream, peer: Peer, is_probe: bool) -> Self {
+    fn new(stream: Stream, peer: Peer, is_probe: bool) -> Self {
+        let (stream, unsent) = stream.into_parts();
         Self {
             stream,
             peer,
             decoder: Decoder::new(),
             partial: Vec::new(),
             needed: 0,
-            unsent: Vec::new(),
+            unsent,
             sent: 0,
             is_probe,
             has_probed: false,
         }
+    }
+
+    /// What is queued by now leaves in one write with the answer to the handshake, which is unsent yet.
+    fn join_first(&mut self) {
+        let (peer, unsent) = (&self.peer, &mut self.unsent);
+        let mut frames = 0;
+        let cx = &mut Context::from_waker(Waker::noop());
+        // That there is nothing, or no more, the first poll finds again.
+        let _again = peer.session.outbox.poll_take(cx, |frame| {
+            peer.encode(frame, unsent);
+            frames += 1;
+            true
+        });
+        peer.engine.metrics.frames_written.inc_by(frames);
+        peer.engine.metrics.socket_writes.inc();
     }
 
     /// Handles what was read ahead.
@@ -272,18 +304,10 @@ impl Wire {
     fn poll_outbox(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<(), End>> {
         buffer.clear();
         let mut frames = 0;
-        let is_v3 = self.peer.session.handshake.revision == Revision::V3;
-        let supports_binary = self.peer.supports_binary;
         let taken = self.peer.session.outbox.poll_take(cx, |frame| {
             let fits = buffer.is_empty() || buffer.len() + frame.len() <= WRITE_BYTES;
             if fits {
-                match frame.is_binary() && is_v3 {
-                    false => buffer.extend_from_slice(frame.websocket()),
-                    true => {
-                        let frame = engineio_v3::websocket_frame(frame, supports_binary);
-                        buffer.extend_from_slice(frame.websocket());
-                    }
-                }
+                self.peer.encode(frame, buffer);
                 frames += 1;
             }
             fits
