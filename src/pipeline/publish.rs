@@ -33,8 +33,8 @@ const SENT_BEFORE_MAX: Duration = Duration::from_secs(2);
 /// For how long a store that could not tell is not asked again.
 const SENT_BEFORE_REST: Duration = Duration::from_secs(5);
 
-/// A full lane whose append takes this long is not overrun: the log does not answer.
-const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// A full lane whose append takes this long is not overrun (then it waits for its turn of the worker): the log is away.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 // === Publisher ===
 
@@ -91,7 +91,7 @@ struct Lane {
 struct Queue {
     submissions: VecDeque<Submission>,
     bytes: usize,
-    /// When the append under way, or the wait for its turn, began.
+    /// When the append under way began.
     appending: Option<Instant>,
 }
 
@@ -239,7 +239,6 @@ impl Publisher {
                 lane.filled.notified().await;
                 continue;
             }
-            lane.queue.lock().appending = Some(Instant::now());
             if waiting < self.limits.batch_max
                 && let Some(turn) = self.parts.topic.turn()
             {
@@ -271,6 +270,7 @@ impl Publisher {
     }
 
     async fn process(&self, lane: &Lane, batch: Vec<Submission>) {
+        lane.queue.lock().appending = Some(Instant::now());
         let batch = self.refuse_late(batch);
         let batch = self.answer_resends(batch).await;
         if !batch.is_empty() {
