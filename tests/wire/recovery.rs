@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
-use crate::support::packet::Event;
+use crate::support::packet::{Event, Incoming};
 use crate::support::server::Server;
 use crate::{draft, metric, metric_becomes};
 
@@ -36,6 +36,22 @@ impl Fan {
             id: answer["sid"].clone(),
             pid: answer["pid"].clone(),
             offset: Value::Null,
+        }
+    }
+
+    /// As [`Fan::connect`], beside others that claim the session: one of them may end the connection before the answer.
+    async fn claim(address: SocketAddr, auth: &Value) -> Option<Fan> {
+        let mut client = Client::open_websocket(address, "", &[]).await.unwrap();
+        client.try_send_packet(&format!("40{auth}")).await;
+        loop {
+            if let Incoming::Connected { payload, .. } = client.next().await? {
+                return Some(Fan {
+                    client,
+                    id: payload["sid"].clone(),
+                    pid: payload["pid"].clone(),
+                    offset: Value::Null,
+                });
+            }
         }
     }
 
@@ -236,15 +252,16 @@ async fn two_that_claim_one_session_at_once_do_not_both_get_it() {
     for _ in 0..20 {
         let bob = Fan::new(&server, "bob").await;
         let auth = bob.auth();
-        let claims = (0..4).map(|_| Fan::connect(server.address, &auth));
-        let mut fans = futures_util::future::join_all(claims).await;
+        let claims = (0..4).map(|_| Fan::claim(server.address, &auth));
+        let fans = futures_util::future::join_all(claims).await;
+        let mut fans: Vec<Fan> = fans.into_iter().flatten().collect();
         fans.retain(|fan| fan.pid == bob.pid);
         // Each may have had it in turn; only the last one's connection is open.
         let mut open = 0;
         for fan in &mut fans {
             fan.client.try_send_packet("40/no-such-namespace,").await;
             while let Some(incoming) = fan.client.next().await {
-                if matches!(incoming, crate::support::packet::Incoming::Refused { .. }) {
+                if matches!(incoming, Incoming::Refused { .. }) {
                     open += 1;
                     break;
                 }
