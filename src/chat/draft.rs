@@ -386,6 +386,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_escaped_is_escaped_again_where_it_has_to_be() {
+        let given = json!({"sender_id": "a\"", "receiver_id": "b\\\n", "conversation_id": "\u{1}",
+            "text_content": "\"", "attachment_url": "/uploads/x", "attachment_filename": "\"x\\\"",
+            "attachment_mimetype": "\t/\"", "client_message_id": "\"\""});
+        let message = sealed(&given);
+        for (name, value) in given.as_object().unwrap() {
+            assert_eq!(&message[name], value, "{name}");
+        }
+        let sealed = Draft::parse(&given.to_string())
+            .unwrap()
+            .seal(MessageId([7; 12]), 0);
+        let recipients: Vec<String> = serde_json::from_slice(&sealed.recipients).unwrap();
+        assert_eq!(recipients, ["b\\\n"]);
+        assert_eq!(sealed.conversation.as_str(), "\u{1}");
+    }
+
+    #[test]
     fn server_made_fields_of_a_client_are_ignored() {
         let message = sealed(
             &json!({"sender_id": "a", "receiver_id": "b", "text_content": "t",

@@ -40,7 +40,7 @@ pub struct Sealed {
 impl Sealed {
     /// Takes what was written: the JSON (from `{"_id":"…` to [`LOG_ENDING`]), `value` bytes, and behind it the array of
     /// recipients. `conversation` is the id of one.
-    pub fn new(
+    pub(super) fn new(
         id: MessageId,
         kind: &'static str,
         may_be_resent: bool,

@@ -91,7 +91,7 @@ struct Lane {
 struct Queue {
     submissions: VecDeque<Submission>,
     bytes: usize,
-    /// When the append under way began.
+    /// When the append under way, or the wait for its turn, began.
     appending: Option<Instant>,
 }
 
@@ -239,6 +239,7 @@ impl Publisher {
                 lane.filled.notified().await;
                 continue;
             }
+            lane.queue.lock().appending = Some(Instant::now());
             if waiting < self.limits.batch_max
                 && let Some(turn) = self.parts.topic.turn()
             {
@@ -261,16 +262,15 @@ impl Publisher {
             .iter()
             .map(|submission| size(&submission.sealed))
             .sum::<usize>();
-        self.parts
-            .metrics
-            .lane_messages
-            .set(queue.submissions.len() as i64);
-        self.parts.metrics.lane_bytes.set(queue.bytes as i64);
+        // The turn has come: what it took is no sign of a log that does not answer.
+        queue.appending = Some(Instant::now());
+        let metrics = &self.parts.metrics;
+        metrics.lane_messages.set(queue.submissions.len() as i64);
+        metrics.lane_bytes.set(queue.bytes as i64);
         batch
     }
 
     async fn process(&self, lane: &Lane, batch: Vec<Submission>) {
-        lane.queue.lock().appending = Some(Instant::now());
         let batch = self.refuse_late(batch);
         let batch = self.answer_resends(batch).await;
         if !batch.is_empty() {

@@ -235,10 +235,6 @@ impl Endpoint {
         let Ok((mut response, upgraded)) = upgrade::upgrade(&mut request) else {
             return answer::refuse_websocket(HandshakeError::BadRequest);
         };
-        // The answer leaves with the session's first packet.
-        if let Some(slot) = &slot {
-            slot.cork();
-        }
         if let Some(protocol) = first_protocol(request.headers()) {
             let headers = response.headers_mut();
             headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -252,6 +248,10 @@ impl Endpoint {
         let peer = Peer::new(session, self.engine.clone(), bytes_max, supports_binary);
         let upgrade_timeout = is_probe.then_some(self.options.upgrade_timeout);
         let tasks = self.tasks.clone();
+        // The answer leaves with the session's first packet. Last, for nothing else could be answered from here on.
+        if let Some(slot) = &slot {
+            slot.cork();
+        }
         let run = websocket::run(upgraded, peer, upgrade_timeout, slot, tasks);
         self.tasks.spawn("websocket upgrade", run);
         response.map(reply::boxed)

@@ -27,6 +27,7 @@ thread_local! {
 
 /// Bytes from the operating system's random source, at most [`POOL_BYTES`]. What is handed out is not kept.
 pub fn random<const N: usize>() -> [u8; N] {
+    const { assert!(N <= POOL_BYTES) };
     POOL.with_borrow_mut(|pool| {
         if pool.used + N > POOL_BYTES {
             getrandom::fill(&mut pool.bytes).expect("the operating system has random numbers");
