@@ -25,7 +25,7 @@ thread_local! {
     };
 }
 
-/// Bytes from the operating system's random source, at most [`POOL_BYTES`]. What is handed out is not kept.
+/// Bytes from the operating system's random source, at most 512: more does not compile. What is handed out is not kept.
 pub fn random<const N: usize>() -> [u8; N] {
     const { assert!(N <= POOL_BYTES) };
     POOL.with_borrow_mut(|pool| {
