@@ -12,7 +12,7 @@ import { pause } from "./lib/socketio.js";
 // VUS pairs; each of the two waits PAUSE_MS after an acknowledgement.
 const set = settings({
   smoke: { vus: 5, duration: 2, pauseMs: 10, sentP95Ms: 1000, deliveredP95Ms: 1000 },
-  full: { vus: 100, duration: 60, pauseMs: 100, sentP95Ms: 50, deliveredP95Ms: 50 },
+  full: { vus: 50, duration: 60, pauseMs: 100, sentP95Ms: 50, deliveredP95Ms: 50 },
 });
 
 export const options = {

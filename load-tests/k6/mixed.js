@@ -15,7 +15,7 @@ import { pause } from "./lib/socketio.js";
 // VUS pairs who chat, as many who type, and a tenth of that in each other part.
 const set = settings({
   smoke: { vus: 4, duration: 2, pauseMs: 20, messages: 60, sizeBytes: 16_384, sentP95Ms: 1500, pageP95Ms: 1500 },
-  full: { vus: 100, duration: 120, pauseMs: 200, messages: 500, sizeBytes: 262_144, sentP95Ms: 100, pageP95Ms: 200 },
+  full: { vus: 50, duration: 120, pauseMs: 200, messages: 500, sizeBytes: 262_144, sentP95Ms: 100, pageP95Ms: 200 },
 });
 const few = Math.ceil(set.vus / 10);
 
