@@ -33,7 +33,7 @@ const SENT_BEFORE_MAX: Duration = Duration::from_secs(2);
 /// For how long a store that could not tell is not asked again.
 const SENT_BEFORE_REST: Duration = Duration::from_secs(5);
 
-/// A full lane whose append takes this long is not overrun (then it waits for its turn of the worker): the log is away.
+/// A full lane whose append, or wait for its turn, takes this long is not overrun: the log does not answer.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 // === Publisher ===
