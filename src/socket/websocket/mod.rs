@@ -5,6 +5,8 @@
 //! frame, or what the peer did not take, is kept with the connection.
 
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -32,6 +34,10 @@ use crate::socket::engine::Engine;
 
 /// Read at once, at most.
 const READ_BYTES: usize = 64 << 10;
+
+/// Read from one socket before the others have their turn, at most one read more: what one client sends without end
+/// must not keep the rest waiting. (The runtime's own bound is in reads, and lets 4 MiB pass.)
+const READ_BYTES_A_TURN: usize = 32 << 10;
 
 /// Written at once, at most, unless one frame is larger.
 const WRITE_BYTES: usize = 128 << 10;
@@ -226,9 +232,10 @@ impl Wire {
 
     // --- the open connection ---
 
-    /// Writes and reads until the connection ends.
+    /// Writes and reads until the connection ends, a bounded amount at a time.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
+        let mut read = 0;
+        while read < READ_BYTES_A_TURN {
             let is_writing = match self.poll_write(cx) {
                 Poll::Ready(end) => return Poll::Ready(end),
                 Poll::Pending => self.unsent.len() > self.sent,
@@ -241,11 +248,13 @@ impl Wire {
                 return Poll::Pending;
             }
             match self.poll_read(cx) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(bytes)) => read += bytes,
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes what waits; pending when nothing does, or the peer does not take it.
@@ -331,8 +340,8 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once and handles every whole frame.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    /// Reads once and handles every whole frame; how many bytes were read.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, End>> {
         if self.partial.len() + READ_BYTES / 2 > READ_BYTES {
             return self.poll_read_large(cx);
         }
@@ -362,13 +371,13 @@ impl Wire {
             } else {
                 rest.to_vec()
             };
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(read))
         })
     }
 
     /// A frame larger than the thread's buffer is gathered in memory of its own, which grows with what has arrived,
     /// never with what was announced.
-    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn poll_read_large(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, End>> {
         let kept = self.partial.len();
         let room = self.needed.saturating_sub(kept).clamp(1, READ_BYTES);
         self.partial.resize(kept + room, 0);
@@ -384,7 +393,7 @@ impl Wire {
                     ..CloseReason::TransportClose.into()
                 }));
             }
-            Ok(()) if kept + filled < self.needed => return Poll::Ready(Ok(())),
+            Ok(()) if kept + filled < self.needed => return Poll::Ready(Ok(filled)),
             Ok(()) => {}
         }
         let mut input = std::mem::take(&mut self.partial);
@@ -392,7 +401,7 @@ impl Wire {
             Ok(consumed) => self.partial = input.split_off(consumed),
             Err(end) => return Poll::Ready(Err(end)),
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(filled))
     }
 
     /// Handles every whole frame of `input`; how many bytes they were.

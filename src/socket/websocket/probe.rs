@@ -44,7 +44,7 @@ impl Wire {
     /// Reads once, after what had to be written is.
     fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         ready!(self.poll_unsent(cx))?;
-        self.poll_read(cx)
+        self.poll_read(cx).map_ok(drop)
     }
 
     pub(super) fn probe_packet(&mut self, packet: &str) -> Result<(), End> {
