@@ -62,6 +62,42 @@ fn a_folder_opened_again_has_everything() {
     });
 }
 
+/// An insert is written in parts of a thousand messages or a little more.
+#[test]
+fn an_insert_of_many_parts_is_read_found_and_taken_once() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let chats: Vec<_> = (0..100).map(|_| conversation()).collect();
+        // Half of them in one conversation, the others in all the rest.
+        let chat = |seq: u64| match seq % 2 {
+            0 => &chats[0],
+            _ => &chats[1 + (seq / 2 % 99) as usize],
+        };
+        let all: Vec<Message> = (1..=6_000).map(|seq| message(chat(seq), seq)).collect();
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        assert_eq!(store.insert_many(&all).await.unwrap(), done(6_000, 0));
+        // As after a crash, when only some of them had been written.
+        let later: Vec<Message> = (6_001..=9_000).map(|seq| message(chat(seq), seq)).collect();
+        store.insert_many(&later[1_500..]).await.unwrap();
+        assert_eq!(store.insert_many(&later).await.unwrap(), done(1_500, 1_500));
+        store.close().await.unwrap();
+        drop(store);
+
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let all = [all, later].concat();
+        for chat in &chats {
+            let expected: Vec<&Message> = all.iter().filter(|m| m.conversation == *chat).collect();
+            let read = page(&store, chat, Cursor::Newest, 9_999).await;
+            assert!(read.iter().eq(expected));
+        }
+        let ids: Vec<MessageId> = all.iter().map(|message| message.id).collect();
+        let mut found = store.find(&ids).await.unwrap();
+        found.sort_by_key(Message::place);
+        assert!(found == all);
+        assert_eq!(store.insert_many(&all).await.unwrap(), done(0, 9_000));
+    });
+}
+
 /// What was stored before the folder was opened again is looked at as what this opening stored.
 #[test]
 fn a_folder_opened_again_takes_what_belongs_between() {

@@ -1,6 +1,6 @@
 //! The store in a folder of our own: fjall keyspaces, nothing to install.
 //!
-//! A call that writes returns `Ok` when the disk has it, all or nothing. After a full disk it goes on by itself once
+//! A call that writes returns `Ok` when the disk has it. After a full disk it goes on by itself once
 //! there is space; after a failed sync it takes no more writes. One process at a time may have the folder open.
 
 mod fault;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{mem, thread};
 
 use fjall::KvSeparationOptions;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
@@ -22,6 +23,12 @@ use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, StoreError};
 
 /// A run as the database hands it over.
 type Run = run::Run<Slice, Slice>;
+
+/// Rows of an insert that are written together, and where their messages are then.
+struct Part {
+    batch: OwnedWriteBatch,
+    places: Places,
+}
 
 /// The database and what is in it.
 pub struct Tables {
@@ -82,7 +89,10 @@ impl Tables {
 
     // --- inserts ---
 
-    /// One caller at a time: what is there is looked up before it is written.
+    /// One caller at a time: what is there is looked up before it is written. In parts, each an atomic batch, and
+    /// durable together: a call that failed may have left some, which the next finds there and makes durable.
+    ///
+    /// Between parts the thread lets others have the processor: a long insert must not keep messages waiting.
     pub fn insert_many(&self, messages: &[Message]) -> Result<Inserted, Fault> {
         let fresh = self.fresh(messages)?;
         let mut by_conversation: HashMap<&ConversationId, Vec<&Message>, RandomState> =
@@ -92,29 +102,50 @@ impl Tables {
             conversation.or_default().push(message);
         }
         let newest = self.newest.load(Relaxed);
-        let mut batch = self.durable_batch(by_conversation.len());
+        let highest = messages.iter().map(|message| message.seq.0).max();
+        let highest = newest.max(highest.unwrap_or_default());
+        let mut part = self.part();
+        if highest > newest {
+            part.batch
+                .insert(&self.messages, NEWEST, highest.to_be_bytes());
+        }
+        // Before anything of it is there: too high only means a look more.
+        self.newest.store(highest, Relaxed);
         let mut writer = run::Writer::default();
-        let mut places = Places::default();
         for mut messages in by_conversation.into_values() {
             messages.sort_by_key(|message| message.place());
             let (among, above) =
                 messages.split_at(messages.partition_point(|message| message.seq.0 <= newest));
-            self.put_among(&mut batch, among, &mut writer)?;
-            self.put(&mut batch, above, &mut writer, &mut places);
+            self.put_among(&mut part.batch, among, &mut writer)?;
+            for run in run::cut(above) {
+                if part.places.len() >= PART_MESSAGES {
+                    self.commit(mem::replace(&mut part, self.part()))?;
+                    thread::yield_now();
+                }
+                self.put(&mut part.batch, &mut part.places, run, &mut writer);
+            }
         }
-        self.index.put(&mut batch, &mut places);
-        let highest = messages.iter().map(|message| message.seq.0).max();
-        let highest = newest.max(highest.unwrap_or_default());
-        if highest > newest {
-            batch.insert(&self.messages, NEWEST, highest.to_be_bytes());
-        }
-        batch.commit().map_err(Fault::Write)?;
-        self.newest.store(highest, Relaxed);
+        self.commit(part)?;
+        self.db
+            .persist(PersistMode::SyncData)
+            .map_err(Fault::Write)?;
         Ok(Inserted {
             inserted: fresh.len(),
             duplicates: messages.len() - fresh.len(),
             poison: Vec::new(),
         })
+    }
+
+    fn part(&self) -> Part {
+        Part {
+            batch: OwnedWriteBatch::with_capacity(self.db.clone(), PART_ROWS),
+            places: Places::default(),
+        }
+    }
+
+    fn commit(&self, mut part: Part) -> Result<(), Fault> {
+        self.index.put(&mut part.batch, &mut part.places);
+        part.batch.commit().map_err(Fault::Write)
     }
 
     /// Those that are not there yet, of each id the first.
@@ -129,19 +160,17 @@ impl Tables {
         Ok(fresh)
     }
 
-    /// Writes messages of one conversation, in rising order, that no run stands between. Adds where each is now.
+    /// Writes a run. Adds where its messages are now.
     fn put(
         &self,
         batch: &mut OwnedWriteBatch,
-        messages: &[&Message],
-        writer: &mut run::Writer,
         places: &mut Places,
+        run: &[&Message],
+        writer: &mut run::Writer,
     ) {
-        for run in run::cut(messages) {
-            let key = Slice::from(Key::of(&run[0].conversation).at(run[0].place()));
-            batch.insert(&self.messages, key.clone(), writer.write(run));
-            places.add(key, run.iter().map(|message| message.id));
-        }
+        let key = Slice::from(Key::of(&run[0].conversation).at(run[0].place()));
+        batch.insert(&self.messages, key.clone(), writer.write(run));
+        places.add(key, run.iter().map(|message| message.id));
     }
 
     /// Writes messages of one conversation, in rising order, that may belong before, behind or into runs that are
@@ -185,7 +214,9 @@ impl Tables {
                 below.iter().flatten().chain(now.iter().copied()).collect();
             together.sort_by_key(|message| message.place());
             let mut places = Places::default();
-            self.put(batch, &together, writer, &mut places);
+            for run in run::cut(&together) {
+                self.put(batch, &mut places, run, writer);
+            }
             // Each alone: some of them may have moved, and be in a pack with their old place.
             self.index.put_single(batch, &places);
             rest = later;
@@ -201,22 +232,17 @@ impl Tables {
         let mut messages = all(&run)?;
         let reported = messages.iter_mut().find(|message| message.id == id);
         let reported = reported.ok_or(Fault::Unreadable)?;
-        let is_new = !std::mem::replace(&mut reported.is_spam, true);
+        let is_new = !mem::replace(&mut reported.is_spam, true);
         let reported = reported.clone();
         if is_new {
             let mut writer = run::Writer::default();
             let value = writer.write(&messages.iter().collect::<Vec<_>>());
-            let mut batch = self.durable_batch(1);
+            let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), 1)
+                .durability(Some(PersistMode::SyncData));
             batch.insert(&self.messages, run.key, value);
             batch.commit().map_err(Fault::Write)?;
         }
         Ok(Some(reported))
-    }
-
-    /// A batch whose commit returns when the disk has it.
-    fn durable_batch(&self, conversations: usize) -> OwnedWriteBatch {
-        OwnedWriteBatch::with_capacity(self.db.clone(), 2 * conversations + 1)
-            .durability(Some(PersistMode::SyncData))
     }
 
     // --- reads ---
@@ -369,6 +395,11 @@ fn message_options() -> KeyspaceCreateOptions {
                 .compression(CompressionType::None),
         ))
 }
+
+/// A part has a run more at most. It takes about a millisecond.
+const PART_MESSAGES: usize = 1_024;
+/// About.
+const PART_ROWS: usize = 64;
 
 /// Key of the highest `seq` stored: that of a conversation with an empty name, which there is not.
 const NEWEST: &[u8] = &[0, 0];
