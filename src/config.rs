@@ -118,7 +118,7 @@ pub struct Limits {
     #[arg(long, env = "LANE_BYTES_MAX", default_value_t = 32 << 20)]
     pub lane_bytes_max: usize,
 
-    /// Messages in one append to the log and one insert into MongoDB; the embedded store takes 8 times as many
+    /// Messages in one insert into MongoDB; the embedded store takes 8 times as many, an append to the log 4 times
     #[arg(long, env = "BATCH_MAX", default_value_t = 1_024)]
     pub batch_max: usize,
 
@@ -394,6 +394,12 @@ impl Config {
         let is_embedded = self.mongo.mongo_uri.as_deref().is_none_or(str::is_empty);
         let times = if is_embedded { 8 } else { 1 };
         self.limits.batch_max.saturating_mul(times)
+    }
+
+    /// Messages in one append. Far more than come while one is under way, unless the server is overrun: then each
+    /// append waits for its turn behind all the sockets, and what it does not take, nothing does until the next.
+    pub fn append_max(&self) -> usize {
+        self.limits.batch_max.saturating_mul(4)
     }
 
     /// Memory that the limits allow all connections and queues together to take, in bytes.

@@ -30,6 +30,9 @@ use super::sessions;
 /// Sockets of the user to whom messages go.
 pub const RECEIVERS: usize = 2;
 
+/// Messages delivered together, as in the server.
+const DELIVERED_MAX: usize = 1_024;
+
 /// The parts between a client's frame and the frames of its readers, on one thread. Nothing is archived.
 pub struct Service {
     runtime: Runtime,
@@ -53,7 +56,7 @@ impl Service {
             history: service.history.clone(),
             hub: service.hub.clone(),
             metrics: service.metrics.clone(),
-            batch_max: LaneLimits::default().batch_max,
+            batch_max: DELIVERED_MAX,
         };
         service.runtime.block_on(async {
             service.tasks.spawn("deliver", async move {

@@ -473,7 +473,7 @@ fn lane_limits(config: &Config) -> LaneLimits {
     LaneLimits {
         messages_max: config.limits.lane_messages_max,
         bytes_max: config.limits.lane_bytes_max,
-        batch_max: config.limits.batch_max,
+        batch_max: config.append_max(),
         wait_max: config.kafka.kafka_delivery_timeout,
     }
 }

@@ -75,7 +75,7 @@ impl Default for LaneLimits {
         Self {
             messages_max: 8_192,
             bytes_max: 32 << 20,
-            batch_max: 1_024,
+            batch_max: 4_096,
             wait_max: Duration::from_secs(30),
         }
     }
