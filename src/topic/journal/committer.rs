@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use std::vec;
 
 use crate::topic::journal::block::{Block, Encoder};
@@ -33,8 +32,6 @@ pub(super) struct Committer {
     pub segment: Segment,
     /// Length of the file: up to here there are zeros after the last block.
     pub prepared: u64,
-    /// The last sync of a block.
-    pub sync_took: Duration,
     pub encoder: Encoder,
     pub salt: u32,
     /// A segment was begun: the one before takes no more, or a crash could leave two that overlap.
@@ -68,7 +65,7 @@ impl Committer {
     pub fn run(mut self) {
         while let Some(appends) = self.shared.queue.take() {
             self.commit(appends);
-            self.shared.rest.take(self.sync_took);
+            self.shared.rest.take();
         }
     }
 
@@ -113,10 +110,7 @@ impl Committer {
         if let Err(error) = self.disk.write(&self.file, block, bytes) {
             return Err(self.undo(error));
         }
-        let begun = Instant::now();
-        let synced = self.disk.sync(&self.file);
-        self.sync_took = begun.elapsed();
-        match synced {
+        match self.disk.sync(&self.file) {
             Ok(()) => Ok(time_ms),
             Err(error) => Err(Failure::Unsure(describe("sync", &error))),
         }

@@ -145,7 +145,6 @@ impl Journal {
             file,
             prepared: segment.bytes,
             segment,
-            sync_took: Duration::ZERO,
             encoder: block::Encoder::default(),
             salt,
             rolling: false,
