@@ -38,6 +38,7 @@ ROWS = {
     "full-1000": Row("1,000 clients, 8 in flight each", ["--clients", "1000", "--in-flight", "8"], stored=True, asked=0.85),
     "lone-1000": Row("1,000 clients, 1 in flight each", ["--clients", "1000", "--in-flight", "1"], stored=True, asked=0.78),
     "rate-8000": Row("8,000 messages/s offered, 1,000 clients", ["--clients", "1000", "--rate", "8000"], asked=0.98),
+    "flood": Row("20 clients, 200 messages/s, beside a pair with 256 in flight each", ["--clients", "20", "--rate", "200", "--flood", "256"]),
     "rate-1000": Row("1,000 messages/s offered, 100 clients", ["--clients", "100", "--rate", "1000"]),
     "typing": Row("typing, 100 clients, 8 signals in flight each", ["--mode", "typing", "--clients", "100", "--in-flight", "8"], asked=0.31),
     "rooms": Row(
@@ -48,6 +49,9 @@ ROWS = {
     "connect": Row("connect, join, leave, 50 at a time", ["--mode", "connect", "--clients", "50"], asked=0.74),
     "idle": Row("5,000 idle connections: memory each", ["--mode", "idle", "--clients", "5000"], unit="bytes", asked=0.10),
 }
+
+# Rows whose latency is told, and at what.
+LATENCY = {"rate-8000": "8,000 messages/s", "flood": "20 quiet clients beside a flood"}
 
 
 def cost(run):
@@ -98,14 +102,14 @@ def plotted(by, rows, servers):
 def page(by, rows, servers, date, plot, notes):
     last = max(by.values(), key=lambda run: run["at"])
     loads = [run["load_average_before"] for run in by.values()]
-    seconds = max(run["report"]["seconds"] for run in by.values())
+    seconds = sorted({round(run["report"]["seconds"]) for run in by.values() if run["report"]["mode"] != "idle"})
     versions = {name: version for run in by.values() for name, version in run["versions"].items()}
     commits = sorted({run["commit"] for run in by.values()})
     lines = [
         f"# {date}: chat-svc beside servers that keep nothing",
         "",
         f"Machine: {last['machine']}. Commit {' and '.join(commits)}; {', '.join(f'{name} {versions[name]}' for name in sorted(versions))}. "
-        f"By `load-tests/compare/targets`: {rounds(by)}, {seconds:.0f} s measured each time, from {min(run['at'] for run in by.values())} "
+        f"By `load-tests/compare/targets`: {rounds(by)}, {' or '.join(map(str, seconds))} s measured each time, from {min(run['at'] for run in by.values())} "
         f"to {last['at'][11:]}, load average before {min(loads):.1f} to {max(loads):.1f}.",
         "Each server just started, on core 0 with one worker thread, the driver on core 1. chat-svc syncs every message to its journal and "
         "stores it; the others keep nothing.",
@@ -127,8 +131,8 @@ def page(by, rows, servers, date, plot, notes):
         "",
         "Deliveries, signals or handshakes. †: the driver's core was full, the server could carry more.",
     ]
-    if any(("rate-8000", server) in by for server in servers):
-        lines += ["", "## Latency at 8,000 messages/s", "", *latency_table(by, servers)]
+    if any(row in LATENCY for row in rows):
+        lines += ["", "## Latency", "", *latency_table(by, servers), "", *machine_alone(by)]
     if found := list(faulty(by, rows, servers)):
         lines += ["", "## Counted", "", *found]
     return "\n".join([*lines, ""])
@@ -146,7 +150,7 @@ def cost_table(by, rows, servers):
 def rate_table(by, rows, servers):
     yield head(["", *(SERVERS[server] for server in servers), "chat-svc ÷ socketioxide", "chat-svc ÷ bare relay"])
     for row in rows:
-        if row == "idle" or row.startswith("rate-"):
+        if row in ("idle", "flood") or row.startswith("rate-"):
             continue
         cells = [rated(by.get((row, server))) for server in servers]
         title = "handshakes, 50 at a time" if row == "connect" else ROWS[row].title
@@ -155,9 +159,34 @@ def rate_table(by, rows, servers):
 
 def latency_table(by, servers):
     yield head(["ms, p50 / p99", *(SERVERS[server] for server in servers)])
-    for name, event in (("ack", "messageSent"), ("delivery", "newMessage")):
-        at = [by[row]["report"]["latency_ms"][name] if (row := ("rate-8000", server)) in by else None for server in servers]
-        yield line([event, *(f"{number(of['p50'])} / {number(of['p99'])}" if of else "" for of in at)])
+    for row, at in LATENCY.items():
+        for name, event in (("ack", "messageSent"), ("delivery", "newMessage")):
+            if any((row, server) in by for server in servers):
+                yield line([f"{at}: {event}", *(late(by.get((row, server)), name) for server in servers)])
+
+
+def late(run, name):
+    """The middle round's, by its p99."""
+    found = [latency[name] for latency in (run or {}).get("latencies", []) if latency]
+    if not found:
+        return ""
+    of = sorted(found, key=lambda of: of["p99"])[(len(found) - 1) // 2]
+    return f"{number(of['p50'])} / {number(of['p99'])}"
+
+
+def machine_alone(by):
+    """What no server can be better than."""
+    found = [alone for run in by.values() for alone in run.get("alone", [])]
+    if not found:
+        return
+    shares, longest = ([alone["core"][name] for alone in found] for name in ("share", "longest"))
+    p50, p99 = ([alone["sync"][name] for alone in found] for name in ("p50", "p99"))
+    yield (
+        "The machine alone, before each round, with no server and no driver: from a program that only looks at the clock the server's core was "
+        f"taken away for {min(shares):.1%} to {max(shares):.1%} of the time, by {number(max(longest))} ms at the longest (the host has other "
+        f"guests). 4 KiB written over and synced take the disk {number(min(p50))} to {number(max(p50))} ms at p50, {number(min(p99))} to "
+        f"{number(max(p99))} ms at p99. Both are in the latencies above, the sync in chat-svc's only."
+    )
 
 
 def priced(row, run):
