@@ -399,7 +399,10 @@ impl Config {
     /// Messages in one append. Far more than come while one is under way, unless the server is overrun: then each
     /// append waits for its turn behind all the sockets, and what it does not take, nothing does until the next.
     pub fn append_max(&self) -> usize {
-        self.limits.batch_max.saturating_mul(4)
+        let batch = self.limits.batch_max;
+        batch
+            .saturating_mul(4)
+            .min((APPENDS_MAX / self.lanes()).max(batch))
     }
 
     /// Memory that the limits allow all connections and queues together to take, in bytes.
@@ -441,6 +444,9 @@ impl Config {
         }
     }
 }
+
+/// Messages of all lanes' appends together: the queue to Kafka has room for 200,000.
+const APPENDS_MAX: usize = 128 << 10;
 
 #[cfg(test)]
 mod tests {

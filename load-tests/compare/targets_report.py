@@ -109,7 +109,7 @@ def page(by, rows, servers, date, plot, notes):
         f"# {date}: chat-svc beside servers that keep nothing",
         "",
         f"Machine: {last['machine']}. Commit {' and '.join(commits)}; {', '.join(f'{name} {versions[name]}' for name in sorted(versions))}. "
-        f"By `load-tests/compare/targets`: {rounds(by)}, {' or '.join(map(str, seconds))} s measured each time, from {min(run['at'] for run in by.values())} "
+        f"By `load-tests/compare/targets`: {rounds(by)}, {' or '.join(map(str, seconds or [3]))} s measured each time, from {min(run['at'] for run in by.values())} "
         f"to {last['at'][11:]}, load average before {min(loads):.1f} to {max(loads):.1f}.",
         "Each server just started, on core 0 with one worker thread, the driver on core 1. chat-svc syncs every message to its journal and "
         "stores it; the others keep nothing.",
@@ -158,7 +158,7 @@ def rate_table(by, rows, servers):
 
 
 def latency_table(by, servers):
-    yield head(["ms, p50 / p99", *(SERVERS[server] for server in servers)])
+    yield head(["ms, p50 / p99 of the middle round (p99 of all)", *(SERVERS[server] for server in servers)])
     for row, at in LATENCY.items():
         for name, event in (("ack", "messageSent"), ("delivery", "newMessage")):
             if any((row, server) in by for server in servers):
@@ -166,16 +166,19 @@ def latency_table(by, servers):
 
 
 def late(run, name):
-    """The middle round's, by its p99."""
-    found = [latency[name] for latency in (run or {}).get("latencies", []) if latency]
+    """The middle round's, by its p99, and between which p99 lay."""
+    report = (run or {}).get("report", {})
+    found = [latency[name] for latency in (run or {}).get("latencies", [report.get("latency_ms")]) if latency]
     if not found:
         return ""
-    of = sorted(found, key=lambda of: of["p99"])[(len(found) - 1) // 2]
-    return f"{number(of['p50'])} / {number(of['p99'])}"
+    found.sort(key=lambda of: of["p99"])
+    of = found[(len(found) - 1) // 2]
+    lay = f" ({number(found[0]['p99'])} to {number(found[-1]['p99'])})" if len(found) > 1 else ""
+    return f"{number(of['p50'])} / {number(of['p99'])}{lay}"
 
 
 def machine_alone(by):
-    """What no server can be better than."""
+    """How quiet the machine was, and what a sync takes."""
     found = [alone for run in by.values() for alone in run.get("alone", [])]
     if not found:
         return
@@ -183,8 +186,8 @@ def machine_alone(by):
     p50, p99 = ([alone["sync"][name] for alone in found] for name in ("p50", "p99"))
     yield (
         "The machine alone, before each round, with no server and no driver: from a program that only looks at the clock the server's core was "
-        f"taken away for {min(shares):.1%} to {max(shares):.1%} of the time, by {number(max(longest))} ms at the longest (the host has other "
-        f"guests). 4 KiB written over and synced take the disk {number(min(p50))} to {number(max(p50))} ms at p50, {number(min(p99))} to "
+        f"taken away for {min(shares):.1%} to {max(shares):.1%} of the time, by {number(max(longest))} ms at the longest. "
+        f"4 KiB written over and synced take the disk {number(min(p50))} to {number(max(p50))} ms at p50, {number(min(p99))} to "
         f"{number(max(p99))} ms at p99. Both are in the latencies above, the sync in chat-svc's only."
     )
 
@@ -228,8 +231,9 @@ def faulty(by, rows, servers):
         for server in servers:
             report = by[row, server]["report"] if (row, server) in by else {}
             if traffic := report.get("traffic"):
-                if (said := counted(traffic)) != "nothing":
-                    yield f"- {ROWS[row].title}, {SERVERS[server]}: {said}"
+                for what, counts in (("", traffic), (", the flood", report.get("flood"))):
+                    if counts and (said := counted(counts)) != "nothing":
+                        yield f"- {ROWS[row].title}, {SERVERS[server]}{what}: {said}"
             elif report and report["connections"]["failed"]:
                 yield f"- {ROWS[row].title}, {SERVERS[server]}: {report['connections']['failed']:,} failed"
 

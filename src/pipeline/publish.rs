@@ -36,6 +36,9 @@ const SENT_BEFORE_REST: Duration = Duration::from_secs(5);
 /// A full lane whose append, or wait for its turn, takes this long is not overrun: the log does not answer.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
+/// Bytes of one append, and one message more: those of all lanes have to find room in the log's queue.
+const APPEND_BYTES_MAX: usize = 4 << 20;
+
 // === Publisher ===
 
 /// Takes messages for the log. Shared by all that accept them.
@@ -176,11 +179,9 @@ impl Publisher {
                 || queue.bytes + bytes > self.limits.bytes_max;
             if is_full {
                 let stalled = |began: Instant| began.elapsed() >= STALLED_AFTER;
-                let is_stalled = queue.appending.is_some_and(stalled);
-                return Err(if is_stalled {
-                    Rejection::Unavailable
-                } else {
-                    Rejection::Busy
+                return Err(match queue.appending.is_some_and(stalled) {
+                    true => Rejection::Unavailable,
+                    false => Rejection::Busy,
                 });
             }
             self.open.fetch_add(1, Ordering::AcqRel);
@@ -256,7 +257,14 @@ impl Publisher {
 
     fn take(&self, lane: &Lane) -> Vec<Submission> {
         let mut queue = lane.queue.lock();
-        let count = queue.submissions.len().min(self.limits.batch_max);
+        let mut bytes = 0;
+        let fits = |one: &&Submission| {
+            let has_room = bytes < APPEND_BYTES_MAX;
+            bytes += size(&one.sealed);
+            has_room
+        };
+        let waiting = queue.submissions.iter().take(self.limits.batch_max);
+        let count = waiting.take_while(fits).count();
         let batch: Vec<_> = queue.submissions.drain(..count).collect();
         queue.bytes -= batch
             .iter()
@@ -299,11 +307,9 @@ impl Publisher {
         let started = Instant::now();
         let mut records = Vec::with_capacity(batch.len());
         let mut waiting = Vec::with_capacity(batch.len());
-        for submission in batch {
-            let Submission {
-                sealed, receipts, ..
-            } = submission;
-            waiting.push((receipts, sealed.at(Seq::NONE), sealed.may_be_resent));
+        for one in batch {
+            let sealed = one.sealed;
+            waiting.push((one.receipts, sealed.at(Seq::NONE), sealed.may_be_resent));
             records.push(Record::from(sealed));
         }
         let mut outcomes = self.parts.topic.append(records).await.into_iter();
@@ -445,15 +451,9 @@ impl Publisher {
                 } => match result {
                     Ok(message) => self.confirm(&session, ack.as_deref(), message),
                     Err(rejection) => {
-                        let (hub, metrics) = (&self.parts.hub, &self.parts.metrics);
-                        metrics.refused(rejection.index());
-                        refuse(
-                            hub,
-                            &session,
-                            ack.as_deref(),
-                            &rejection,
-                            client_message_id.as_deref(),
-                        );
+                        self.parts.metrics.refused(rejection.index());
+                        let (ack, id) = (ack.as_deref(), client_message_id.as_deref());
+                        refuse(&self.parts.hub, &session, ack, &rejection, id);
                     }
                 },
                 Receipt::Waiter(waiter) => {
@@ -616,5 +616,35 @@ mod tests {
         answered(submit(&publisher, BATCH_MAX)).await;
         assert_eq!(*topic.sizes.lock(), vec![BATCH_MAX - 1, BATCH_MAX]);
         drain.advance(Stage::Stopped);
+    }
+
+    #[tokio::test]
+    async fn a_batch_ends_with_the_message_that_brings_it_to_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let topic = Arc::new(Paced {
+            log: Memory::new(100),
+            turns: Semaphore::new(0),
+            asked: Notify::new(),
+            sizes: Mutex::default(),
+        });
+        let publisher = publisher(topic, folder.path()).await;
+        let lane = &publisher.lanes[0];
+        let half = APPEND_BYTES_MAX / 2;
+        // The size counts more than the text; two of the second kind are just below the bound.
+        for (text, taken) in [(half, 2), (half - 2_000, 3)] {
+            let draft = format!(
+                r#"{{"sender_id":"a","receiver_id":"b","text_content":"{}"}}"#,
+                "x".repeat(text)
+            );
+            let draft = Draft::parse(&draft).unwrap();
+            for _ in 0..3 {
+                let receipt = Receipt::Waiter(oneshot::channel().0);
+                let sealed = draft.seal(MessageId([7; 12]), 1);
+                publisher.submit(sealed, receipt).unwrap();
+            }
+            assert_eq!(publisher.take(lane).len(), taken);
+            while !publisher.take(lane).is_empty() {}
+            assert_eq!(lane.queue.lock().bytes, 0);
+        }
     }
 }

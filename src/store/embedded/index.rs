@@ -137,11 +137,6 @@ pub struct Places {
 }
 
 impl Places {
-    /// How many messages.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
     /// Adds a run and what is in it.
     pub fn add(&mut self, key: Slice, ids: impl Iterator<Item = MessageId>) {
         let run = self.keys.len() as u32;

@@ -28,6 +28,7 @@ type Run = run::Run<Slice, Slice>;
 struct Part {
     batch: OwnedWriteBatch,
     places: Places,
+    messages: usize,
 }
 
 /// The database and what is in it.
@@ -89,8 +90,8 @@ impl Tables {
 
     // --- inserts ---
 
-    /// One caller at a time: what is there is looked up before it is written. In parts, each an atomic batch, and
-    /// durable together: a call that failed may have left some, which the next finds there and makes durable.
+    /// One caller at a time: what is there is looked up before it is written. In parts, each an atomic batch that is
+    /// durable before the next: a call that failed may have left some, which the next finds there.
     ///
     /// Between parts the thread lets others have the processor: a long insert must not keep messages waiting.
     pub fn insert_many(&self, messages: &[Message]) -> Result<Inserted, Fault> {
@@ -106,29 +107,31 @@ impl Tables {
         let highest = newest.max(highest.unwrap_or_default());
         let mut part = self.part();
         if highest > newest {
+            // With the first part: what is stored is never newer.
             part.batch
                 .insert(&self.messages, NEWEST, highest.to_be_bytes());
         }
-        // Before anything of it is there: too high only means a look more.
-        self.newest.store(highest, Relaxed);
         let mut writer = run::Writer::default();
         for mut messages in by_conversation.into_values() {
             messages.sort_by_key(|message| message.place());
             let (among, above) =
                 messages.split_at(messages.partition_point(|message| message.seq.0 <= newest));
+            self.make_room(&mut part, highest)?;
             self.put_among(&mut part.batch, among, &mut writer)?;
+            part.messages += among.len();
             for run in run::cut(above) {
-                if part.places.len() >= PART_MESSAGES {
-                    self.commit(mem::replace(&mut part, self.part()))?;
-                    thread::yield_now();
-                }
+                self.make_room(&mut part, highest)?;
                 self.put(&mut part.batch, &mut part.places, run, &mut writer);
+                part.messages += run.len();
             }
         }
-        self.commit(part)?;
-        self.db
-            .persist(PersistMode::SyncData)
-            .map_err(Fault::Write)?;
+        self.commit(part, highest)?;
+        if fresh.is_empty() {
+            // What a call that failed has left may not be on the disk yet.
+            self.db
+                .persist(PersistMode::SyncData)
+                .map_err(Fault::Write)?;
+        }
         Ok(Inserted {
             inserted: fresh.len(),
             duplicates: messages.len() - fresh.len(),
@@ -138,14 +141,34 @@ impl Tables {
 
     fn part(&self) -> Part {
         Part {
-            batch: OwnedWriteBatch::with_capacity(self.db.clone(), PART_ROWS),
+            batch: self.durable_batch(PART_ROWS),
             places: Places::default(),
+            messages: 0,
         }
     }
 
-    fn commit(&self, mut part: Part) -> Result<(), Fault> {
+    /// Commits a part that is full, and lets others have the processor.
+    fn make_room(&self, part: &mut Part, highest: u64) -> Result<(), Fault> {
+        if part.messages < PART_MESSAGES {
+            return Ok(());
+        }
+        self.commit(mem::replace(part, self.part()), highest)?;
+        thread::yield_now();
+        Ok(())
+    }
+
+    fn commit(&self, mut part: Part, highest: u64) -> Result<(), Fault> {
         self.index.put(&mut part.batch, &mut part.places);
+        // Before it is there: too high only means a look more, and a commit that fails is followed by an opening.
+        self.newest.store(highest, Relaxed);
         part.batch.commit().map_err(Fault::Write)
+    }
+
+    /// A batch whose commit returns when the disk has it. No row may lie written and unsynced: a sync of the engine's
+    /// own thread could fail for it, and the next one, of an insert that is then answered, would not be told.
+    fn durable_batch(&self, rows: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.db.clone(), rows)
+            .durability(Some(PersistMode::SyncData))
     }
 
     /// Those that are not there yet, of each id the first.
@@ -237,8 +260,7 @@ impl Tables {
         if is_new {
             let mut writer = run::Writer::default();
             let value = writer.write(&messages.iter().collect::<Vec<_>>());
-            let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), 1)
-                .durability(Some(PersistMode::SyncData));
+            let mut batch = self.durable_batch(1);
             batch.insert(&self.messages, run.key, value);
             batch.commit().map_err(Fault::Write)?;
         }
@@ -396,7 +418,8 @@ fn message_options() -> KeyspaceCreateOptions {
         ))
 }
 
-/// A part has a run more at most. It takes about a millisecond.
+/// A part has a run more at most, or what one conversation has that belongs between older ones. It takes about a
+/// millisecond.
 const PART_MESSAGES: usize = 1_024;
 /// About.
 const PART_ROWS: usize = 64;
