@@ -487,4 +487,15 @@ mod tests {
         );
         assert_eq!(config(&["--outbox-bytes-max", "65536"]).check(), Ok(()));
     }
+
+    #[test]
+    fn appends_of_all_lanes_fit_the_logs_queue_but_one_takes_a_batch() {
+        let append_max = |lanes: &str, batch: &str| {
+            config(&["--lanes", lanes, "--batch-max", batch]).append_max()
+        };
+        assert_eq!(append_max("1", "1024"), 4_096);
+        assert_eq!(append_max("32", "1024"), 4_096);
+        assert_eq!(append_max("33", "1024"), APPENDS_MAX / 33);
+        assert_eq!(append_max("1000", "1024"), 1_024);
+    }
 }

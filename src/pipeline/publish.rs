@@ -555,6 +555,15 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
+    fn paced() -> Arc<Paced> {
+        Arc::new(Paced {
+            log: Memory::new(100),
+            turns: Semaphore::new(0),
+            asked: Notify::new(),
+            sizes: Mutex::default(),
+        })
+    }
+
     async fn publisher(topic: Arc<Paced>, folder: &std::path::Path) -> Arc<Publisher> {
         let metrics = Arc::new(Metrics::new(&[]));
         let store = Arc::new(EmbeddedStore::open(folder.join("store")).unwrap());
@@ -596,12 +605,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_before_the_turn_goes_with_it_and_a_full_batch_waits_for_none() {
         let folder = tempfile::tempdir().unwrap();
-        let topic = Arc::new(Paced {
-            log: Memory::new(100),
-            turns: Semaphore::new(0),
-            asked: Notify::new(),
-            sizes: Mutex::default(),
-        });
+        let topic = paced();
         let publisher = publisher(topic.clone(), folder.path()).await;
         let drain = Drain::default();
         let tasks = Tasks::default();
@@ -621,12 +625,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_ends_with_the_message_that_brings_it_to_its_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let topic = Arc::new(Paced {
-            log: Memory::new(100),
-            turns: Semaphore::new(0),
-            asked: Notify::new(),
-            sizes: Mutex::default(),
-        });
+        let topic = paced();
         let publisher = publisher(topic, folder.path()).await;
         let lane = &publisher.lanes[0];
         let half = APPEND_BYTES_MAX / 2;
