@@ -1,9 +1,11 @@
 //! Long polling of revision 3: lengths, what is fatal and what is not.
 
+use tokio::time::timeout;
+
 use crate::support::echo::Echo;
 use crate::support::http::{self, Connection};
 use crate::support::server::Server;
-use crate::support::within;
+use crate::support::{DEADLINE, within};
 use crate::{BARE, OCTETS, Poll, SOCKETS, TEXT, assert_refused, payload};
 
 // === lengths ===
@@ -170,11 +172,17 @@ async fn a_second_post_ends_the_session() {
 #[tokio::test]
 async fn a_cancelled_get_ends_the_session() {
     let echo = Echo::start(&[]);
-    let poll = Poll::bare(echo.address).await;
-    let get = poll.hold().await;
-    poll.send("1:6").await;
-    drop(get);
-    poll.forgotten().await;
+    // A GET whose end is read together with it is never held: the next round's may be.
+    for _ in 0..5 {
+        let poll = Poll::bare(echo.address).await;
+        let get = poll.hold().await;
+        poll.send("1:6").await;
+        drop(get);
+        if timeout(DEADLINE / 2, poll.forgotten()).await.is_ok() {
+            return;
+        }
+    }
+    panic!("no cancelled GET ended its session");
 }
 
 #[tokio::test]
