@@ -5,6 +5,7 @@
 
 mod barrier;
 mod horizon;
+mod index;
 mod page;
 mod recent;
 mod tail;
@@ -28,7 +29,10 @@ use crate::metrics::Metrics;
 use crate::store::{Cursor, PageQuery, Store, StoreError};
 use crate::topic::{Bounds, Entry, Position, Topic, TopicError, header};
 
-/// Bytes of the tail at which the archive does not rest: half of what the journal keeps in memory for its readers.
+/// Messages of the tail at which the archive does not rest: about twice what one insert takes.
+const MUCH_MESSAGES: usize = 16_384;
+
+/// The same in bytes: half of what the journal keeps in memory for its readers.
 const MUCH_BYTES: u64 = 16 << 20;
 
 // === History ===
@@ -296,9 +300,9 @@ impl History {
         self.moved.notify_waiters();
     }
 
-    /// More than may wait unindexed, or than the log's readers may leave in memory: it is cheaper to store it.
+    /// More than is found quickly, or than the log's readers may leave in memory: it is cheaper to store it.
     fn is_much(&self, messages: usize) -> bool {
-        messages > tail::UNINDEXED_MAX || self.tail_bytes.load(Ordering::Relaxed) > MUCH_BYTES
+        messages > MUCH_MESSAGES || self.tail_bytes.load(Ordering::Relaxed) > MUCH_BYTES
     }
 
     /// Messages in the tail.
@@ -346,7 +350,7 @@ impl History {
     fn tail_page(&self, query: PageQuery<'_>) -> Result<Vec<Message>, HistoryError> {
         let mut page = Vec::new();
         for partition in &self.partitions {
-            let mut tail = partition.tail.lock();
+            let tail = partition.tail.lock();
             if tail.has_gap() {
                 return Err(HistoryError::Unavailable(
                     "the store is too far behind the log".into(),

@@ -1,28 +1,19 @@
 //! The tail of one partition: messages that the log has and the store does not have yet, in memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use foldhash::fast::RandomState;
-
-use crate::chat::id::{ConversationId, MessageId, Seq};
+use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::Message;
+use crate::history::index::{Index, Key};
 use crate::store::{Cursor, PageQuery};
 
-/// What an entry costs beside its JSON: its places in the queue and in both indexes.
+/// What an entry costs beside its JSON: its places in the queue and in the index.
 const ENTRY_BYTES: usize = 256;
-
-/// Messages that may wait to be indexed until somebody asks: adding them all then takes a few milliseconds. About half
-/// as many are one insert into the embedded store.
-pub const UNINDEXED_MAX: usize = 16_384;
 
 /// Messages in rising `seq`, found by conversation and by id.
 pub struct Tail {
     messages: VecDeque<Message>,
-    /// So many from the front are in the indexes. The others are added when somebody asks: most messages have gone to
-    /// the store before anybody did.
-    indexed: usize,
-    by_conversation: HashMap<ConversationId, VecDeque<Seq>, RandomState>,
-    by_id: HashMap<MessageId, Seq, RandomState>,
+    index: Index,
     /// Offset up to which the store has everything.
     archived: u64,
     /// Offset up to which messages were forgotten for want of room.
@@ -34,9 +25,7 @@ impl Tail {
     pub fn new(archived: u64) -> Self {
         Self {
             messages: VecDeque::new(),
-            indexed: 0,
-            by_conversation: HashMap::default(),
-            by_id: HashMap::default(),
+            index: Index::default(),
             archived,
             shed: 0,
         }
@@ -52,28 +41,9 @@ impl Tail {
             return 0;
         }
         let cost = cost(&message);
+        self.index.push(message.id, &message.conversation);
         self.messages.push_back(message);
-        if self.messages.len() - self.indexed > UNINDEXED_MAX {
-            self.index_next();
-        }
         cost
-    }
-
-    fn index_next(&mut self) {
-        let Some(message) = self.messages.get(self.indexed) else {
-            return;
-        };
-        self.indexed += 1;
-        self.by_id.insert(message.id, message.seq);
-        let conversation = message.conversation.clone();
-        let places = self.by_conversation.entry(conversation).or_default();
-        places.push_back(message.seq);
-    }
-
-    fn index_all(&mut self) {
-        while self.indexed < self.messages.len() {
-            self.index_next();
-        }
     }
 
     /// Drops all below `next`, which the store has; the bytes freed.
@@ -107,67 +77,46 @@ impl Tail {
         let Some(message) = self.messages.pop_front() else {
             return 0;
         };
-        if self.indexed > 0 {
-            self.indexed -= 1;
-            self.forget(&message);
-        }
+        self.index.pop();
         if self.messages.is_empty() {
             self.messages.shrink_to(1024);
         }
         cost(&message)
     }
 
-    /// Takes the oldest message out of the indexes.
-    fn forget(&mut self, message: &Message) {
-        self.by_id.remove(&message.id);
-        if let Some(places) = self.by_conversation.get_mut(&message.conversation) {
-            places.pop_front();
-            if places.is_empty() {
-                self.by_conversation.remove(&message.conversation);
-            }
-        }
-    }
-
     pub fn len(&self) -> usize {
         self.messages.len()
     }
 
-    pub fn get(&mut self, id: MessageId) -> Option<Message> {
-        self.index_all();
-        self.at(*self.by_id.get(&id)?).cloned()
-    }
-
-    fn at(&self, seq: Seq) -> Option<&Message> {
-        let index = self
-            .messages
-            .binary_search_by_key(&seq, |message| message.seq)
-            .ok()?;
-        self.messages.get(index)
+    pub fn get(&self, id: MessageId) -> Option<Message> {
+        let mut places = self.index.places(Key::Id(id));
+        let found = places.find_map(|place| self.messages.get(place).filter(|m| m.id == id));
+        found.cloned()
     }
 
     /// At most `limit` messages of the conversation nearest the cursor, in rising `seq`. All here have a place of
     /// their own.
-    pub fn page(&mut self, query: PageQuery<'_>) -> Vec<Message> {
-        self.index_all();
-        let Some(places) = self.by_conversation.get(query.conversation) else {
-            return Vec::new();
+    pub fn page(&self, query: PageQuery<'_>) -> Vec<Message> {
+        let conversation = query.conversation;
+        let places = self.index.places(Key::Conversation(conversation));
+        let own = |place| {
+            let message: Option<&Message> = self.messages.get(place);
+            message.filter(|message| message.conversation == *conversation)
         };
-        let range = match query.cursor {
-            Cursor::Newest => places.len().saturating_sub(query.limit)..places.len(),
+        let end = match query.cursor {
+            Cursor::Newest => self.messages.len(),
+            Cursor::Before(seq, _) => self.messages.partition_point(|m| m.seq < seq),
             Cursor::After(seq, _) => {
-                let start = places.partition_point(|place| *place <= seq);
-                start..places.len().min(start + query.limit)
-            }
-            Cursor::Before(seq, _) => {
-                let end = places.partition_point(|place| *place < seq);
-                end.saturating_sub(query.limit)..end
+                let start = self.messages.partition_point(|m| m.seq <= seq);
+                let places = places.skip_while(|place| *place < start);
+                return places.filter_map(own).take(query.limit).cloned().collect();
             }
         };
-        places
-            .range(range)
-            .filter_map(|seq| self.at(*seq))
-            .cloned()
-            .collect()
+        let places = places.rev().skip_while(|place| *place >= end);
+        let falling = places.filter_map(own).take(query.limit).cloned();
+        let mut page: Vec<_> = falling.collect();
+        page.reverse();
+        page
     }
 }
 
@@ -180,6 +129,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::chat::id::ConversationId;
 
     fn message(n: u64) -> Message {
         let mut id = [0; 12];
@@ -193,35 +143,46 @@ mod tests {
         }
     }
 
-    fn newest(tail: &mut Tail, conversation: &ConversationId, limit: usize) -> Vec<u64> {
+    fn page(tail: &Tail, conversation: &ConversationId, cursor: Cursor, limit: usize) -> Vec<u64> {
         let query = PageQuery {
             conversation,
-            cursor: Cursor::Newest,
+            cursor,
             limit,
         };
         let page = tail.page(query);
         page.iter().map(|message| message.seq.offset()).collect()
     }
 
+    fn newest(tail: &Tail, conversation: &ConversationId, limit: usize) -> Vec<u64> {
+        page(tail, conversation, Cursor::Newest, limit)
+    }
+
     #[test]
-    fn messages_are_found_whether_anybody_asked_before_they_came_or_not() {
+    fn messages_are_found_from_first_to_last() {
         let mut tail = Tail::new(0);
-        let (end, a) = (UNINDEXED_MAX as u64 + 10, message(0).conversation);
+        let (end, a) = (50_000, message(0).conversation);
         for n in 0..end {
             tail.push(message(n));
             if n == 3 {
-                assert_eq!(newest(&mut tail, &a, 5), [0, 2]);
+                assert_eq!(newest(&tail, &a, 5), [0, 2]);
             }
         }
-        assert_eq!(tail.messages.len() - tail.indexed, UNINDEXED_MAX);
         tail.archived(Seq::new(1, 9));
         assert!((0..9).all(|n| tail.get(message(n).id).is_none()));
         assert!((9..end).all(|n| tail.get(message(n).id) == Some(message(n))));
-        assert_eq!(newest(&mut tail, &a, 2), [end - 4, end - 2]);
+        assert_eq!(newest(&tail, &a, 2), [end - 4, end - 2]);
+        let at = |n: u64| (Seq::new(1, n), message(n).id);
+        let (seq, id) = at(end - 10);
+        assert_eq!(
+            page(&tail, &a, Cursor::After(seq, id), 2),
+            [end - 8, end - 6]
+        );
+        let (seq, id) = at(14);
+        assert_eq!(page(&tail, &a, Cursor::Before(seq, id), 9), [10, 12]);
         tail.push(message(end));
         tail.archived(Seq::new(1, end));
-        assert_eq!(newest(&mut tail, &a, 2), [end]);
+        assert_eq!(newest(&tail, &a, 2), [end]);
         tail.archived(Seq::new(1, end + 1));
-        assert!(tail.by_id.is_empty() && tail.by_conversation.is_empty());
+        assert_eq!(newest(&tail, &a, 2), [] as [u64; 0]);
     }
 }

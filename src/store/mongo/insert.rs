@@ -2,44 +2,72 @@
 //!
 //! A document that is there already counts as done, one that can never be taken is named, and anything that may pass
 //! makes the whole call one to be repeated, which repeats nothing that was done.
+//!
+//! The command is written here, documents and all: the driver's own insert copies each document four times and
+//! collects its id in maps. It is not repeated by the driver then, which the caller does. Source: the `insert` command
+//! of MongoDB's manual.
 
-use mongodb::bson::doc;
+use std::ops::Range;
+
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::raw::RawDocumentBuf;
-use mongodb::error::{Error, ErrorKind};
+use mongodb::bson::spec::ElementType;
+use mongodb::bson::{self, Document, doc};
+use mongodb::error::{Error, IndexedWriteError, WriteConcernError};
+use serde::Deserialize;
 
 use crate::chat::message::Message;
-use crate::store::mongo::document::of_message;
+use crate::store::mongo::encode::{Documents, begin, end, push_name, push_text};
 use crate::store::mongo::fault::{Fault, Verdict, is_refusal, of_document};
 use crate::store::mongo::{MongoStore, within};
 use crate::store::{Inserted, StoreError};
 
-/// A document and its place in the batch.
-type Row = (usize, RawDocumentBuf);
+/// A message's place in the batch, and its document.
+struct Row {
+    index: usize,
+    document: Range<usize>,
+}
+
+/// What the server says of an insert that it took.
+#[derive(Deserialize)]
+struct Reply {
+    /// Documents inserted.
+    n: i64,
+    #[serde(rename = "writeErrors", default)]
+    write_errors: Vec<IndexedWriteError>,
+    #[serde(rename = "writeConcernError")]
+    write_concern_error: Option<WriteConcernError>,
+}
 
 impl MongoStore {
     pub(super) async fn insert_all(&self, batch: &[Message]) -> Result<Inserted, StoreError> {
         let mut done = Inserted::default();
+        let mut documents = Documents::with_room_for(batch);
         let mut rows: Vec<Row> = Vec::with_capacity(batch.len());
         for (index, message) in batch.iter().enumerate() {
-            match of_message(message) {
-                Ok(document) => rows.push((index, document)),
+            match documents.push(message) {
+                Ok(document) => rows.push(Row { index, document }),
                 Err(cause) => done.poison.push((index, cause)),
             }
         }
-        self.insert_rows(&rows, &mut done).await?;
+        self.insert_rows(&documents, &rows, &mut done).await?;
         done.inserted = batch.len() - done.duplicates - done.poison.len();
         done.poison.sort_unstable_by_key(|(index, _)| *index);
         Ok(done)
     }
 
-    /// Inserts all at once; when the server refuses that as a whole, though it takes other documents, by halves, until
-    /// the culprits stand alone.
-    async fn insert_rows(&self, rows: &[Row], done: &mut Inserted) -> Result<(), StoreError> {
+    /// Inserts all, as many at once as a command holds; when the server refuses some as a whole, though it takes other
+    /// documents, by halves, until the culprits stand alone.
+    async fn insert_rows(
+        &self,
+        documents: &Documents,
+        rows: &[Row],
+        done: &mut Inserted,
+    ) -> Result<(), StoreError> {
         let mut takes_others = false;
-        let mut left = vec![rows];
+        let mut left = commands(rows);
         while let Some(some) = left.pop() {
-            let Some(refusal) = self.insert_once(some, done).await? else {
+            let Some(refusal) = self.insert_once(documents, some, done).await? else {
                 continue;
             };
             let fault = Fault::Driver(refusal);
@@ -48,9 +76,9 @@ impl MongoStore {
                 witness.map_err(|_| self.told(&fault))?;
                 takes_others = true;
                 left.push(some);
-            } else if let [(index, _)] = some {
+            } else if let [row] = some {
                 done.poison
-                    .push((*index, fault.cause().into_owned().into()));
+                    .push((row.index, fault.cause().into_owned().into()));
             } else {
                 left.extend(<[_; 2]>::from(some.split_at(some.len() / 2)));
             }
@@ -61,41 +89,43 @@ impl MongoStore {
     /// One insert. `Some` when it was refused as a whole, for what it is.
     async fn insert_once(
         &self,
+        documents: &Documents,
         rows: &[Row],
         done: &mut Inserted,
     ) -> Result<Option<Error>, StoreError> {
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let documents = rows.iter().map(|(_, document)| document);
-        let insert = async { self.messages.insert_many(documents).ordered(false).await };
-        let error = match within(self.call_timeout, insert).await {
-            Ok(_) => return Ok(None),
-            Err(Fault::Driver(error)) => error,
-            Err(late) => return Err(self.told(&late)),
+        let insert = async {
+            let command = command(self.messages.name(), documents, rows)?;
+            let database = self.client.database(&self.messages.namespace().db);
+            let reply: Document = database.run_raw_command(command).await?;
+            Ok(bson::deserialize_from_document::<Reply>(reply)?)
         };
-        if is_refusal(&error) {
-            return Ok(Some(error));
-        }
-        let ErrorKind::InsertMany(failure) = &*error.kind else {
-            return Err(self.told(&Fault::Driver(error)));
+        let reply = match within(self.call_timeout, insert).await {
+            Ok(reply) => reply,
+            Err(Fault::Driver(error)) if is_refusal(&error) => return Ok(Some(error)),
+            Err(fault) => return Err(self.told(&fault)),
         };
-        let own_errors = failure.write_errors.as_deref().unwrap_or_default();
-        let not_durable = failure.write_concern_error.is_some() || own_errors.is_empty();
-        if not_durable {
-            return Err(self.told(&Fault::Driver(error)));
+        let unavailable = |what: &str| {
+            let text = format!("MongoDB at {}: {what}", self.hosts);
+            StoreError::Unavailable(text.into())
+        };
+        if let Some(error) = reply.write_concern_error {
+            return Err(unavailable(&error.message));
+        }
+        let answered = usize::try_from(reply.n).unwrap_or(0) + reply.write_errors.len();
+        if answered != rows.len() {
+            let what = format!("of {} documents it tells of {answered}", rows.len());
+            return Err(unavailable(&what));
         }
         let mut duplicates = 0;
         let mut poison = Vec::new();
-        for own in own_errors {
+        for own in &reply.write_errors {
             match (of_document(own), rows.get(own.index)) {
                 (Verdict::Duplicate, _) => duplicates += 1,
-                (Verdict::Poison, Some((index, _))) => {
-                    poison.push((*index, own.message.clone().into()));
+                (Verdict::Poison, Some(row)) => {
+                    poison.push((row.index, own.message.clone().into()));
                 }
                 (Verdict::Passing, _) | (Verdict::Poison, None) => {
-                    let text = format!("MongoDB at {}: {}", self.hosts, own.message);
-                    return Err(StoreError::Unavailable(text.into()));
+                    return Err(unavailable(&own.message));
                 }
             }
         }
@@ -115,5 +145,93 @@ impl MongoStore {
         })
         .await
         .map(|_| ())
+    }
+}
+
+/// The rows of each command, the last first: all that fit, and at least one.
+fn commands(rows: &[Row]) -> Vec<&[Row]> {
+    let mut commands = Vec::new();
+    let mut bytes = 0;
+    let mut start = 0;
+    for (at, row) in rows.iter().enumerate() {
+        let size = row.document.len() + ROW_BYTES;
+        if bytes + size > COMMAND_BYTES_MAX && at > start {
+            commands.extend(rows.get(start..at));
+            (start, bytes) = (at, 0);
+        }
+        bytes += size;
+    }
+    commands.extend(rows.get(start..).filter(|last| !last.is_empty()));
+    commands.reverse();
+    commands
+}
+
+/// The command that inserts these rows. The driver adds the database, the session and the cluster's time.
+fn command(
+    collection: &str,
+    documents: &Documents,
+    rows: &[Row],
+) -> mongodb::error::Result<RawDocumentBuf> {
+    let size: usize = rows.iter().map(|row| row.document.len() + ROW_BYTES).sum();
+    let mut out = Vec::with_capacity(size + collection.len() + 128);
+    let command = begin(&mut out);
+    push_name(&mut out, ElementType::String, "insert");
+    push_text(&mut out, collection);
+    push_name(&mut out, ElementType::Boolean, "ordered");
+    out.push(0);
+    // A command takes nothing over from its collection.
+    push_name(&mut out, ElementType::EmbeddedDocument, "writeConcern");
+    let concern = begin(&mut out);
+    push_name(&mut out, ElementType::String, "w");
+    push_text(&mut out, "majority");
+    end(&mut out, concern);
+    push_name(&mut out, ElementType::Array, "documents");
+    let array = begin(&mut out);
+    let mut number = itoa::Buffer::new();
+    for (n, row) in rows.iter().enumerate() {
+        push_name(&mut out, ElementType::EmbeddedDocument, number.format(n));
+        out.extend_from_slice(documents.get(row.document.clone()));
+    }
+    end(&mut out, array);
+    end(&mut out, command);
+    Ok(RawDocumentBuf::from_bytes(out)?)
+}
+
+/// What a row's number and type add to it, at most.
+const ROW_BYTES: usize = 22;
+
+/// Documents of one command, with their numbers: a command is a document itself, of 16 MiB and a little more at most.
+const COMMAND_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_holds_what_fits_and_the_next_one_the_rest() {
+        let rows = |sizes: &[usize]| -> Vec<Row> {
+            let sizes = sizes.iter().enumerate();
+            sizes
+                .map(|(index, size)| Row {
+                    index,
+                    document: 0..*size,
+                })
+                .collect()
+        };
+        let half = COMMAND_BYTES_MAX / 2 - ROW_BYTES;
+        for (sizes, expected) in [
+            (&[][..], &[][..]),
+            (&[half, half], &[2]),
+            (&[half, half + 1], &[1, 1]),
+            (&[half, half, 1], &[1, 2]),
+            (&[COMMAND_BYTES_MAX, 1, 1], &[2, 1]),
+        ] {
+            let rows = rows(sizes);
+            let commands = commands(&rows);
+            let lengths: Vec<_> = commands.iter().map(|command| command.len()).collect();
+            assert_eq!(lengths, expected);
+            let indexes = commands.iter().rev().copied().flatten();
+            assert!(indexes.map(|row| row.index).eq(0..rows.len()));
+        }
     }
 }

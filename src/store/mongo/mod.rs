@@ -10,6 +10,7 @@
 //! conversations.
 
 mod document;
+mod encode;
 mod fault;
 mod insert;
 
@@ -29,7 +30,8 @@ use mongodb::{Client, Collection, IndexModel};
 
 use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::Message;
-use crate::store::mongo::document::{int64, to_message};
+use crate::store::mongo::document::to_message;
+use crate::store::mongo::encode::int64;
 use crate::store::mongo::fault::Fault;
 use crate::store::{Cursor, Inserted, PAGE_BYTES_MAX, PageQuery, Store, StoreError};
 

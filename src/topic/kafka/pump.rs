@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::health::{Health, Member};
-use crate::topic::{Entry, Position, Record, TopicError, header};
+use crate::topic::{Entry, Position, Record, SharedRecord, TopicError, header};
 
 // === Pump ===
 
@@ -34,8 +34,9 @@ pub(super) struct Pump {
 
 impl Pump {
     pub fn run(self) {
+        let mut memory = Vec::new();
         while !self.sender.is_closed() {
-            let (entries, error) = self.take();
+            let (entries, error) = self.take(&mut memory);
             let batch = (!entries.is_empty()).then_some(Ok(entries));
             for item in batch.into_iter().chain(error.map(Err)) {
                 if !self.hand_over(item) {
@@ -46,30 +47,29 @@ impl Pump {
     }
 
     /// What is there, after waiting for the first a little.
-    fn take(&self) -> (Vec<Entry>, Option<TopicError>) {
-        let (mut entries, mut bytes) = (Vec::new(), 0);
+    fn take(&self, memory: &mut Vec<u8>) -> (Vec<Entry>, Option<TopicError>) {
+        let mut taken = Taken::new(memory);
+        let mut failure = None;
         let mut wait = WAIT;
-        while entries.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
+        while taken.records < BATCH_RECORDS_MAX && taken.bytes < BATCH_BYTES_MAX {
             match self.consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
-                    let entry = entry(&message);
-                    bytes += entry.record.size();
-                    entries.push(entry);
+                    taken.push(&message);
                     wait = Duration::ZERO;
                 }
                 Some(Err(error)) => {
-                    if let Some(error) = told(&error) {
-                        return (entries, Some(error));
+                    failure = told(&error);
+                    if failure.is_some() {
+                        break;
                     }
                 }
             }
         }
-        self.health
-            .read_records
-            .fetch_add(entries.len() as u64, Relaxed);
-        self.health.read_bytes.fetch_add(bytes as u64, Relaxed);
-        (entries, None)
+        let (records, bytes) = (taken.records as u64, taken.bytes as u64);
+        self.health.read_records.fetch_add(records, Relaxed);
+        self.health.read_bytes.fetch_add(bytes, Relaxed);
+        (taken.entries(), failure)
     }
 
     /// Waits for room. `false` when the reader has gone.
@@ -102,10 +102,13 @@ impl Pump {
             }
             // A partition that was assigned just now is not paused yet.
             if let Some(Ok(message)) = self.consumer.poll(PAUSED_WAIT) {
-                let late = entry(&message);
+                let mut memory = Vec::new();
+                let mut late = Taken::new(&mut memory);
+                late.push(&message);
+                let late = late.entries();
                 match &mut item {
-                    Ok(entries) => entries.push(late),
-                    Err(_) => item = Ok(vec![late]),
+                    Ok(entries) => entries.extend(late),
+                    Err(_) => item = Ok(late),
                 }
                 paused = false;
             }
@@ -145,36 +148,115 @@ pub(super) fn unavailable(error: &KafkaError) -> TopicError {
     TopicError::Unavailable(error.to_string().into())
 }
 
-/// A copy in one allocation, however many parts it has.
-fn entry(message: &BorrowedMessage<'_>) -> Entry {
-    let key = message.key().unwrap_or_default();
-    let value = message.payload().unwrap_or_default();
-    let headers = headers(message);
-    let of_headers: usize = headers.iter().map(|(_, value)| value.len()).sum();
-    let mut all = BytesMut::with_capacity(key.len() + value.len() + of_headers);
-    all.extend_from_slice(key);
-    all.extend_from_slice(value);
-    for (_, value) in &headers {
-        all.extend_from_slice(value);
+// === Taken ===
+
+/// Records as they are taken. What comes behind one another of a partition is copied into one piece of memory, which
+/// lives as long as any of it: a partition's records are done with in order, those of several are not.
+struct Taken<'m> {
+    records: usize,
+    bytes: usize,
+    entries: Vec<Entry>,
+    run: Run<'m>,
+}
+
+impl<'m> Taken<'m> {
+    /// `memory` is used again from one to the next: it is empty before and after.
+    fn new(memory: &'m mut Vec<u8>) -> Self {
+        Self {
+            records: 0,
+            bytes: 0,
+            entries: Vec::new(),
+            run: Run {
+                partition: 0,
+                memory,
+                records: Vec::new(),
+            },
+        }
     }
-    let mut rest: Bytes = all.freeze();
-    let record = Record {
-        key: rest.split_to(key.len()),
-        value: rest.split_to(value.len()),
-        headers: headers
-            .into_iter()
-            .map(|(key, value)| (name(key), rest.split_to(value.len())))
-            .collect(),
-    };
-    let position = Position {
-        partition: message.partition().max(0) as u32,
-        offset: message.offset().max(0) as u64,
-    };
-    let time_ms = message.timestamp().to_millis().unwrap_or_default().max(0) as u64;
-    Entry {
-        position,
-        time_ms,
-        record: record.into(),
+
+    fn push(&mut self, message: &BorrowedMessage<'_>) {
+        let partition = message.partition().max(0) as u32;
+        if self.run.partition != partition {
+            self.run.end(&mut self.entries);
+            self.run.partition = partition;
+        }
+        self.records += 1;
+        self.bytes += self.run.push(message);
+    }
+
+    fn entries(mut self) -> Vec<Entry> {
+        self.run.end(&mut self.entries);
+        self.entries
+    }
+}
+
+/// Records of one partition, one behind the other.
+struct Run<'m> {
+    partition: u32,
+    memory: &'m mut Vec<u8>,
+    records: Vec<Parts>,
+}
+
+/// Where a record stands, and how much of the memory each of its parts is, in this order.
+struct Parts {
+    offset: u64,
+    time_ms: u64,
+    key: usize,
+    value: usize,
+    headers: SmallVec<[(Cow<'static, str>, usize); 3]>,
+}
+
+impl Run<'_> {
+    /// Copies a record; its size as [`Record::size`] counts.
+    fn push(&mut self, message: &BorrowedMessage<'_>) -> usize {
+        let start = self.memory.len();
+        let key = message.key().unwrap_or_default();
+        let value = message.payload().unwrap_or_default();
+        self.memory.extend_from_slice(key);
+        self.memory.extend_from_slice(value);
+        let mut names = 0;
+        let headers = headers(message).into_iter().map(|(key, value)| {
+            names += key.len();
+            self.memory.extend_from_slice(value);
+            (name(key), value.len())
+        });
+        self.records.push(Parts {
+            offset: message.offset().max(0) as u64,
+            time_ms: message.timestamp().to_millis().unwrap_or_default().max(0) as u64,
+            key: key.len(),
+            value: value.len(),
+            headers: headers.collect(),
+        });
+        self.memory.len() - start + names
+    }
+
+    /// Hands over what there is.
+    fn end(&mut self, entries: &mut Vec<Entry>) {
+        let mut rest = Bytes::copy_from_slice(self.memory);
+        self.memory.clear();
+        let records = self.records.iter_mut().map(|parts| Record {
+            key: rest.split_to(parts.key),
+            value: rest.split_to(parts.value),
+            headers: parts
+                .headers
+                .drain(..)
+                .map(|(name, bytes)| (name, rest.split_to(bytes)))
+                .collect(),
+        });
+        let records: Arc<[Record]> = records.collect();
+        let places = self.records.drain(..);
+        entries.extend(
+            places
+                .zip(SharedRecord::of(&records, 0))
+                .map(|(parts, record)| Entry {
+                    position: Position {
+                        partition: self.partition,
+                        offset: parts.offset,
+                    },
+                    time_ms: parts.time_ms,
+                    record,
+                }),
+        );
     }
 }
 
@@ -208,4 +290,4 @@ const PAUSED_WAIT: Duration = Duration::from_millis(20);
 /// How long a member whose reader has no room looks for some, and how often, before it pauses. It hears of no rebalance
 /// meanwhile, so other members may have to wait as long.
 const PATIENCE: Duration = Duration::from_secs(1);
-const FULL_WAIT: Duration = Duration::from_millis(2);
+const FULL_WAIT: Duration = Duration::from_millis(10);
