@@ -61,22 +61,26 @@ fn websocket_decode(mut frame: Vec<u8>) -> usize {
 
 #[library_benchmark(setup = warm_packet)]
 fn packet_to_event(packet: String) -> usize {
-    black_box(event_of(black_box(&packet))).args.len()
+    let mut event = EventArgs::default();
+    read_event(black_box(&packet), &mut event);
+    black_box(&event).args.len()
 }
 
 #[library_benchmark(setup = warm_packet)]
 fn packet_to_draft(packet: String) -> bool {
-    let event = event_of(black_box(&packet));
+    let mut event = EventArgs::default();
+    read_event(black_box(&packet), &mut event);
     black_box(Draft::read(event.first())).is_ok()
 }
 
-fn event_of(packet: &str) -> EventArgs<'_> {
+fn read_event<'a>(packet: &'a str, event: &mut EventArgs<'a>) {
     let message = match incoming(packet, Revision::V4) {
         Ok(Incoming::Message(message)) => message,
         _ => "",
     };
     let packet = socketio::parse(message).expect("a packet");
-    socketio::event(packet.data.expect("data")).expect("an event")
+    let read = event.read(packet.data.expect("data"));
+    read.expect("an event");
 }
 
 #[library_benchmark(setup = draft)]

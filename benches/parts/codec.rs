@@ -14,7 +14,7 @@ use chat_svc::protocol::engineio_v3::{self, Framing};
 use chat_svc::protocol::event;
 use chat_svc::protocol::frame::Frame;
 use chat_svc::protocol::msgpack;
-use chat_svc::protocol::socketio;
+use chat_svc::protocol::socketio::{self, EventArgs};
 use chat_svc::protocol::websocket::{Decoder, Event, Step};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group};
@@ -60,7 +60,9 @@ fn receive(criterion: &mut Criterion) {
         group.bench_function(format!("event/{name}"), |bencher| {
             bencher.iter(|| {
                 let packet = socketio::parse(black_box(&packet[1..])).expect("a packet");
-                let event = socketio::event(packet.data.expect("data")).expect("an event");
+                let mut event = EventArgs::default();
+                let read = event.read(packet.data.expect("data"));
+                read.expect("an event");
                 assert_eq!(event.args.len(), 1);
             });
         });

@@ -7,6 +7,7 @@ mod barrier;
 mod horizon;
 mod index;
 mod page;
+mod partition;
 mod recent;
 mod tail;
 
@@ -23,8 +24,8 @@ use crate::chat::message::Message;
 use crate::chat::rejection::Rejection;
 use crate::history::horizon::Horizon;
 use crate::history::page::merge;
+use crate::history::partition::Partition;
 use crate::history::recent::Recent;
-use crate::history::tail::Tail;
 use crate::metrics::Metrics;
 use crate::store::{Cursor, PageQuery, Store, StoreError};
 use crate::topic::{Bounds, Entry, Position, Topic, TopicError, header};
@@ -58,19 +59,6 @@ pub struct History {
     /// Where other nodes' appends end; `None` for a log of this process alone.
     horizon: Option<Horizon>,
     metrics: Arc<Metrics>,
-}
-
-struct Partition {
-    number: u32,
-    /// Next offset after the last one acknowledged here.
-    appended: AtomicU64,
-    /// Next offset that the log's reader has not handed to [`History::feed`].
-    read: AtomicU64,
-    /// Next offset that the store does not have.
-    archived: AtomicU64,
-    /// What stands before this was in the log when we started: whoever connects since finds it in history.
-    shown_from: u64,
-    tail: Mutex<Tail>,
 }
 
 /// Bounds of what history keeps in memory. By default those of a server that is not configured.
@@ -146,18 +134,9 @@ impl History {
         limits: HistoryLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let partition = |bounds: &Bounds| Partition {
-            number: bounds.partition,
-            // Until the reader has come to the end found at start, nothing is known to be complete.
-            appended: AtomicU64::new(bounds.end),
-            read: AtomicU64::new(bounds.committed),
-            archived: AtomicU64::new(bounds.committed),
-            shown_from: bounds.end,
-            tail: Mutex::new(Tail::new(bounds.committed)),
-        };
         Self {
             store,
-            partitions: bounds.iter().map(partition).collect(),
+            partitions: bounds.iter().map(Partition::new).collect(),
             recent: Mutex::new(Recent::new(limits.recent_ids_max)),
             epoch: origin.epoch,
             topic: origin.topic.into(),
@@ -489,14 +468,6 @@ impl<'a> Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Release);
-    }
-}
-
-impl Partition {
-    fn lag(&self) -> u64 {
-        let appended = self.appended.load(Ordering::Acquire);
-        let known = appended.max(self.read.load(Ordering::Acquire));
-        known.saturating_sub(self.archived.load(Ordering::Acquire))
     }
 }
 

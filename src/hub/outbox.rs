@@ -141,6 +141,7 @@ impl Outbox {
 
     /// Hands over frames in order, through `take`, until it declines one, which stays. Pending when there is nothing:
     /// `cx` is then woken by the next push or close. There is one reader: the last to have polled.
+    #[inline]
     pub fn poll_take(
         &self,
         cx: &mut Context<'_>,

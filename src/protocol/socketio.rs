@@ -154,8 +154,8 @@ fn split_digits(text: &str) -> (&str, &str) {
 
 // === Data ===
 
-/// An event as the client sent it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An event as the client sent it. Large: read where it stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventArgs<'a> {
     /// Borrowed unless it has escapes. A number's name is the number as it was written.
     pub name: Cow<'a, str>,
@@ -166,7 +166,41 @@ pub struct EventArgs<'a> {
     has_more_members: bool,
 }
 
-impl EventArgs<'_> {
+impl<'a> EventArgs<'a> {
+    /// Reads the data of an event into an empty one: an array of a name and at most [`ARGS_MAX`] arguments, nothing
+    /// else. After an error it holds whatever was read.
+    ///
+    /// # Errors
+    /// [`ParseError::Data`] if it is no JSON array, [`ParseError::EventName`] if it does not start with
+    /// a string or a number, [`ParseError::ReservedName`] if clients must not send an event of that
+    /// name.
+    pub fn read(&mut self, data: &'a str) -> Result<(), ParseError> {
+        let mut name = None;
+        let read = json::elements(data, |element| {
+            if name.is_none() {
+                let raw = element.take()?;
+                name = Some(raw);
+                return Ok(raw);
+            }
+            let raw = match self.args.len() {
+                0 => element.take_with(|member| match self.members.len() {
+                    ..MEMBERS_KEPT => self.members.push(member),
+                    _ => self.has_more_members = true,
+                })?,
+                1..ARGS_MAX => element.take()?,
+                _ => return Err(NotJson),
+            };
+            self.args.push(raw.get());
+            Ok(raw)
+        });
+        read.map_err(|NotJson| ParseError::Data)?;
+        self.name = event_name(name.ok_or(ParseError::EventName)?)?;
+        if RESERVED_NAMES.contains(&&*self.name) {
+            return Err(ParseError::ReservedName);
+        }
+        Ok(())
+    }
+
     /// The first argument, with what is known of it; a missing one is `null`.
     pub fn first(&self) -> json::Value<'_> {
         match self.args.first() {
@@ -181,45 +215,10 @@ impl EventArgs<'_> {
 /// Raw JSON values. One or two need no memory of their own.
 pub type Args<'a> = SmallVec<[&'a str; 2]>;
 
-/// Reads the data of an event: an array of a name and at most [`ARGS_MAX`] arguments, nothing else.
-///
-/// # Errors
-/// [`ParseError::Data`] if it is no JSON array, [`ParseError::EventName`] if it does not start with
-/// a string or a number, [`ParseError::ReservedName`] if clients must not send an event of that
-/// name.
+/// As [`EventArgs::read`], for who need not hurry.
 pub fn event(data: &str) -> Result<EventArgs<'_>, ParseError> {
-    let mut name = None;
-    let mut args = Args::new();
-    let mut members = SmallVec::new();
-    let mut has_more_members = false;
-    let read = json::elements(data, |element| {
-        if name.is_none() {
-            let raw = element.take()?;
-            name = Some(raw);
-            return Ok(raw);
-        }
-        let raw = match args.len() {
-            0 => element.take_with(|member| match members.len() {
-                ..MEMBERS_KEPT => members.push(member),
-                _ => has_more_members = true,
-            })?,
-            1..ARGS_MAX => element.take()?,
-            _ => return Err(NotJson),
-        };
-        args.push(raw.get());
-        Ok(raw)
-    });
-    read.map_err(|NotJson| ParseError::Data)?;
-    let name = event_name(name.ok_or(ParseError::EventName)?)?;
-    if RESERVED_NAMES.contains(&&*name) {
-        return Err(ParseError::ReservedName);
-    }
-    Ok(EventArgs {
-        name,
-        args,
-        members,
-        has_more_members,
-    })
+    let mut event = EventArgs::default();
+    event.read(data).map(|()| event)
 }
 
 /// Reads the data of an ack: an array of at most [`ARGS_MAX`] + 1 elements, which may be empty.

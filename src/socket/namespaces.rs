@@ -15,7 +15,7 @@ use crate::protocol::connection::{CloseReason, Complete, JoinError, Signal};
 use crate::protocol::engineio::{Revision, SID_BYTES, Sid};
 use crate::protocol::frame::Frame;
 use crate::protocol::recovery::Claim;
-use crate::protocol::socketio::{self, Payload};
+use crate::protocol::socketio::{self, EventArgs, Payload};
 use crate::protocol::{msgpack, socketio_v4};
 use crate::socket::engine::Messages;
 use crate::socket::random;
@@ -366,7 +366,8 @@ impl<A: Application> Namespaces<A> {
         ack: Option<&str>,
         attachments: &[Bytes],
     ) -> Result<(), CloseReason> {
-        let read = socketio::event(data).map_err(|_| CloseReason::ParseError)?;
+        let mut read = EventArgs::default();
+        read.read(data).map_err(|_| CloseReason::ParseError)?;
         let event = Event {
             name: &read.name,
             payload: Payload {
