@@ -1,6 +1,7 @@
 """The table and the plots of measurements made by `run`."""
 
 from plots import bars, ranges
+from servers import IN_FLIGHT
 
 NAMES = {"chat-svc": "chat-svc", "node": "Node"}
 FAULTS = ("lost", "doubled", "reordered", "unacknowledged", "cut")
@@ -29,7 +30,7 @@ def plotted(by):
     latencies = [key for key in chats if key[1].isdigit()]
     connects = [key for key in pairs(by) if key[1] == "connects"]
     idle = [key for key in pairs(by) if key[1] == "idle"]
-    full = [key for key in chats if key[1] == "saturation"]
+    full = [key for key in chats if key[1] in IN_FLIGHT]
     per_second = lambda run: run["report"]["traffic"]["acknowledged_per_second"]
     opened = lambda run: run["report"]["connections"]["opened_per_second"]
     return {
@@ -55,7 +56,7 @@ def plotted(by):
 def pairs(by):
     """What both servers were measured with, in order."""
     found = {(on, load) for on, load, _ in by if all((on, load, server) in by for server in NAMES)}
-    order = {"saturation": 0, "connects": 1e8, "idle": 1e9}
+    order = {"saturation": 0, "deep": 1, "connects": 1e8, "idle": 1e9}
     return sorted(found, key=lambda key: (key[0] != "services", order.get(key[1]) if key[1] in order else int(key[1])))
 
 
@@ -66,7 +67,7 @@ def groups(by, keys, value):
 def title(on, load):
     if load in ("connects", "idle"):
         return {"connects": "connect, join, leave", "idle": "idle connections"}[load]
-    what = "100 clients, 8 in flight each" if load == "saturation" else f"{int(load):,} messages/s offered"
+    what = f"100 clients, {IN_FLIGHT[load]} in flight each" if load in IN_FLIGHT else f"{int(load):,} messages/s offered"
     return f"{what}, " + ("Kafka and MongoDB protocol" if on == "services" else "no services (Node keeps nothing)")
 
 
@@ -110,7 +111,7 @@ def chat_table(by, keys):
             traffic, latency = run["report"]["traffic"], run["report"]["latency_ms"]
             times = [f"{number(latency[at]['p50'])} / {number(latency[at]['p99'])} ms" for at in ("ack", "delivery")]
             ratio = run["cpu_us_per_message"] / by[on, load, "chat-svc"]["cpu_us_per_message"]
-            load_name = "8 in flight a client" if load == "saturation" else f"{int(load):,}/s offered"
+            load_name = f"{IN_FLIGHT[load]} in flight a client" if load in IN_FLIGHT else f"{int(load):,}/s offered"
             yield (
                 f"| {load_name} | {NAMES[server]} | {traffic['acknowledged_per_second']:,.0f} | {number(run['cpu_us_per_message'])} µs | "
                 f"{'1' if server == 'chat-svc' else f'{ratio:.1f}'} | {times[0]} | {times[1]} | {counted(traffic)} |"

@@ -13,6 +13,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 STARTED_WITHIN = 60
+# Of each of 100 clients, in closed loops. On Kafka with 8 the brokers are waited for, not the server.
+IN_FLIGHT = {"saturation": 8, "deep": 64}
 
 
 class Server:

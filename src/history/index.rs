@@ -1,28 +1,19 @@
-//! Where in a queue of messages one, or those of a conversation, may stand.
+//! Where in a queue of messages those of a conversation may stand.
 //!
-//! Nearly every message leaves the queue before anybody asks for it, so what counts is what one costs that is never
-//! asked for: two hashes, and its part of two short sorts once the queue is long. Whoever asks compares.
+//! Nearly every message leaves the queue before anybody asks for its conversation, so what counts is what one costs
+//! that is never asked for: a hash, and its part of a short sort once the queue is long. Whoever asks compares.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::ops::Range;
 
 use foldhash::fast::RandomState;
 
-use crate::chat::id::{ConversationId, MessageId};
+use crate::chat::id::ConversationId;
 
-/// Messages whose hashes are sorted together: some tenths of a millisecond. The youngest, twice as many at most, are
-/// looked through one by one: some microseconds.
-const BLOCK: usize = 8_192;
-
-/// What is asked for.
-#[derive(Clone, Copy)]
-pub enum Key<'a> {
-    Id(MessageId),
-    Conversation(&'a ConversationId),
-}
-
-/// Of a message's id, and of its conversation.
-type Hashes = [u32; 2];
+/// Messages whose hashes are sorted together, some tens of microseconds. The youngest, twice as many at most, are
+/// looked through one by one: a microsecond or two.
+const BLOCK: usize = 2_048;
 
 /// Follows the queue: each message is pushed, and popped as the oldest.
 #[derive(Default)]
@@ -31,22 +22,18 @@ pub struct Index {
     blocks: VecDeque<Block>,
     /// So many of the first block's messages have been popped.
     popped: usize,
-    youngest: VecDeque<Hashes>,
+    youngest: VecDeque<u32>,
 }
 
-/// Of each kind of hash all those of the block, each above its message's number in it, sorted.
-struct Block([Box<[u64]>; 2]);
+/// The hashes of all its messages, each above the message's number in the block, sorted.
+struct Block(Box<[u64]>);
 
 impl Index {
-    pub fn push(&mut self, id: MessageId, conversation: &ConversationId) {
-        let hashes = [
-            self.hash(Key::Id(id)).1,
-            self.hash(Key::Conversation(conversation)).1,
-        ];
-        self.youngest.push_back(hashes);
+    pub fn push(&mut self, conversation: &ConversationId) {
+        self.youngest.push_back(self.hash(conversation));
         if self.youngest.len() > 2 * BLOCK {
-            let hashes: Vec<Hashes> = self.youngest.drain(..BLOCK).collect();
-            self.blocks.push_back(Block::of(&hashes));
+            let block = Block::of(self.youngest.drain(..BLOCK));
+            self.blocks.push_back(block);
         }
     }
 
@@ -62,25 +49,40 @@ impl Index {
         }
     }
 
-    /// The places in the queue, from the oldest on, where the key may stand: all where it does, and a few others.
-    pub fn places(&self, key: Key<'_>) -> impl DoubleEndedIterator<Item = usize> {
-        let (kind, hash) = self.hash(key);
-        let sorted = self.blocks.iter().enumerate().flat_map(move |(n, block)| {
-            let numbers = block.numbers(kind, hash);
-            numbers.filter_map(move |number| (n * BLOCK + number).checked_sub(self.popped))
+    /// The places within `range` of the queue, from the oldest on, where messages of the conversation may stand: all
+    /// where one does, and a few others. Blocks beyond the range cost nothing.
+    pub fn places(
+        &self,
+        conversation: &ConversationId,
+        range: Range<usize>,
+    ) -> impl DoubleEndedIterator<Item = usize> {
+        let hash = self.hash(conversation);
+        // Counted from the first block's beginning.
+        let range = range.start + self.popped..range.end + self.popped;
+        let sorted = self.blocks.len() * BLOCK;
+        let first = (range.start / BLOCK).min(self.blocks.len());
+        let last = range.end.div_ceil(BLOCK).clamp(first, self.blocks.len());
+        let blocks = (first..last).zip(self.blocks.range(first..last));
+        let of_blocks = blocks.flat_map(move |(n, block)| {
+            let numbers = block.numbers(hash);
+            numbers.map(move |number| n * BLOCK + number)
         });
-        let before = self.blocks.len() * BLOCK - self.popped;
-        let youngest = self.youngest.iter().enumerate();
-        let youngest = youngest.filter(move |(_, hashes)| hashes[kind] == hash);
-        sorted.chain(youngest.map(move |(number, _)| before + number))
+        let young = range.start.saturating_sub(sorted)..range.end.saturating_sub(sorted);
+        let end = young.end.min(self.youngest.len());
+        let start = young.start.min(end);
+        let young = (start..end).zip(self.youngest.range(start..end));
+        let of_young = young
+            .filter(move |(_, own)| **own == hash)
+            .map(move |(number, _)| sorted + number);
+        let popped = self.popped;
+        of_blocks
+            .chain(of_young)
+            .filter(move |place| range.contains(place))
+            .map(move |place| place - popped)
     }
 
-    /// The kind of hash that a key is found by, and its hash.
-    fn hash(&self, key: Key<'_>) -> (usize, u32) {
-        match key {
-            Key::Id(id) => (0, self.hasher.hash_one(id) as u32),
-            Key::Conversation(id) => (1, self.hasher.hash_one(id) as u32),
-        }
+    fn hash(&self, conversation: &ConversationId) -> u32 {
+        self.hasher.hash_one(conversation) as u32
     }
 
     #[cfg(test)]
@@ -90,20 +92,18 @@ impl Index {
 }
 
 impl Block {
-    fn of(hashes: &[Hashes]) -> Self {
-        Self([0, 1].map(|kind| {
-            let numbered = (0..).zip(hashes);
-            let mut sorted: Box<[u64]> = numbered
-                .map(|(number, hashes): (u64, &Hashes)| u64::from(hashes[kind]) << 32 | number)
-                .collect();
-            sorted.sort_unstable();
-            sorted
-        }))
+    fn of(hashes: impl Iterator<Item = u32>) -> Self {
+        let numbered = (0..).zip(hashes);
+        let mut sorted: Box<[u64]> = numbered
+            .map(|(number, hash): (u64, u32)| u64::from(hash) << 32 | number)
+            .collect();
+        sorted.sort_unstable();
+        Self(sorted)
     }
 
     /// The numbers of the messages with this hash, rising.
-    fn numbers(&self, kind: usize, hash: u32) -> impl DoubleEndedIterator<Item = usize> {
-        let sorted = &self.0[kind];
+    fn numbers(&self, hash: u32) -> impl DoubleEndedIterator<Item = usize> {
+        let Self(sorted) = self;
         let hash = u64::from(hash);
         let start = sorted.partition_point(|entry| entry >> 32 < hash);
         let end = sorted.partition_point(|entry| entry >> 32 <= hash);
@@ -118,12 +118,6 @@ mod tests {
 
     use super::*;
 
-    fn id(n: usize) -> MessageId {
-        let mut id = [0; 12];
-        id[..8].copy_from_slice(&n.to_be_bytes());
-        MessageId(id)
-    }
-
     fn conversation(n: usize) -> ConversationId {
         ConversationId::new(format!("{n}").into_bytes()).unwrap()
     }
@@ -133,44 +127,39 @@ mod tests {
         let mut index = Index::default();
         let all = 5 * BLOCK;
         for n in 0..all {
-            index.push(id(n), &conversation(n % 10));
+            index.push(&conversation(n % 10));
         }
         assert_eq!((index.blocks.len(), index.youngest.len()), (3, 2 * BLOCK));
+        let five = conversation(5);
         for popped in 0..all {
-            if popped % 1_777 == 0 {
-                for n in [
-                    0,
-                    popped,
-                    popped + 1,
-                    BLOCK,
-                    3 * BLOCK - 1,
-                    3 * BLOCK,
-                    all - 1,
+            if popped % 577 == 0 {
+                let left = all - popped;
+                for range in [
+                    0..left,
+                    0..0,
+                    left / 3..left,
+                    0..left / 2,
+                    left / 4..left / 4 + 31,
                 ] {
-                    let at = n.checked_sub(popped);
-                    let found = index.places(Key::Id(id(n))).any(|place| Some(place) == at);
-                    assert_eq!(found, at.is_some() && n < all, "{n} with {popped} popped");
+                    let places: Vec<_> = range.clone().filter(|n| (n + popped) % 10 == 5).collect();
+                    let rising: Vec<_> = index.places(&five, range.clone()).collect();
+                    assert_eq!(rising, places, "{range:?} with {popped} popped");
+                    let falling = index.places(&five, range).rev();
+                    assert!(falling.eq(places.into_iter().rev()));
                 }
-                let fives = (popped..all).filter(|n| n % 10 == 5);
-                let places = fives.map(|n| n - popped);
-                let (five, places): (_, Vec<_>) = (conversation(5), places.collect());
-                let rising: Vec<_> = index.places(Key::Conversation(&five)).collect();
-                assert_eq!(rising, places);
-                let falling = index.places(Key::Conversation(&five)).rev();
-                assert!(falling.eq(places.into_iter().rev()));
             }
             index.pop();
         }
         assert!(index.is_empty() && index.popped == 0);
+        assert_eq!(index.places(&five, 0..9).count(), 0);
     }
 
     proptest! {
         #[test]
         fn equal_hashes_are_told_in_order(hashes in prop::collection::vec(0u32..4, 1..200), asked in 0u32..5) {
-            let block = Block::of(&hashes.iter().map(|hash| [*hash, 7]).collect::<Vec<_>>());
+            let block = Block::of(hashes.iter().copied());
             let expected: Vec<_> = (0..hashes.len()).filter(|n| hashes[*n] == asked).collect();
-            prop_assert_eq!(block.numbers(0, asked).collect::<Vec<_>>(), expected);
-            prop_assert_eq!(block.numbers(1, 7).count(), hashes.len());
+            prop_assert_eq!(block.numbers(asked).collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -1,19 +1,28 @@
 //! The tail of one partition: messages that the log has and the store does not have yet, in memory.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
 
 use crate::chat::id::{MessageId, Seq};
 use crate::chat::message::Message;
-use crate::history::index::{Index, Key};
+use crate::history::index::Index;
 use crate::store::{Cursor, PageQuery};
 
-/// What an entry costs beside its JSON: its places in the queue and in the index.
+/// What an entry costs beside its JSON: its places in the queue and in both indexes.
 const ENTRY_BYTES: usize = 256;
+
+/// Messages that may wait to be found by id until somebody asks for one: adding them all then takes a few milliseconds.
+const UNNAMED_MAX: usize = 16_384;
 
 /// Messages in rising `seq`, found by conversation and by id.
 pub struct Tail {
     messages: VecDeque<Message>,
-    index: Index,
+    by_conversation: Index,
+    /// So many from the front are in `by_id`. The others are added when somebody asks: most messages have gone to the
+    /// store before anybody did.
+    named: usize,
+    by_id: HashMap<MessageId, Seq, RandomState>,
     /// Offset up to which the store has everything.
     archived: u64,
     /// Offset up to which messages were forgotten for want of room.
@@ -25,7 +34,9 @@ impl Tail {
     pub fn new(archived: u64) -> Self {
         Self {
             messages: VecDeque::new(),
-            index: Index::default(),
+            by_conversation: Index::default(),
+            named: 0,
+            by_id: HashMap::default(),
             archived,
             shed: 0,
         }
@@ -41,9 +52,21 @@ impl Tail {
             return 0;
         }
         let cost = cost(&message);
-        self.index.push(message.id, &message.conversation);
+        self.by_conversation.push(&message.conversation);
         self.messages.push_back(message);
+        if self.messages.len() - self.named > UNNAMED_MAX {
+            self.name(1);
+        }
         cost
+    }
+
+    /// Puts so many more into `by_id`.
+    fn name(&mut self, more: usize) {
+        let end = self.named + more;
+        for message in self.messages.range(self.named..end) {
+            self.by_id.insert(message.id, message.seq);
+        }
+        self.named = end;
     }
 
     /// Drops all below `next`, which the store has; the bytes freed.
@@ -77,7 +100,11 @@ impl Tail {
         let Some(message) = self.messages.pop_front() else {
             return 0;
         };
-        self.index.pop();
+        self.by_conversation.pop();
+        if self.named > 0 {
+            self.named -= 1;
+            self.by_id.remove(&message.id);
+        }
         if self.messages.is_empty() {
             self.messages.shrink_to(1024);
         }
@@ -88,33 +115,34 @@ impl Tail {
         self.messages.len()
     }
 
-    pub fn get(&self, id: MessageId) -> Option<Message> {
-        let mut places = self.index.places(Key::Id(id));
-        let found = places.find_map(|place| self.messages.get(place).filter(|m| m.id == id));
-        found.cloned()
+    pub fn get(&mut self, id: MessageId) -> Option<Message> {
+        self.name(self.messages.len() - self.named);
+        let seq = self.by_id.get(&id)?;
+        let index = self.messages.binary_search_by_key(seq, |m| m.seq).ok()?;
+        self.messages.get(index).cloned()
     }
 
     /// At most `limit` messages of the conversation nearest the cursor, in rising `seq`. All here have a place of
     /// their own.
     pub fn page(&self, query: PageQuery<'_>) -> Vec<Message> {
-        let conversation = query.conversation;
-        let places = self.index.places(Key::Conversation(conversation));
-        let own = |place| {
-            let message: Option<&Message> = self.messages.get(place);
-            message.filter(|message| message.conversation == *conversation)
-        };
-        let end = match query.cursor {
-            Cursor::Newest => self.messages.len(),
-            Cursor::Before(seq, _) => self.messages.partition_point(|m| m.seq < seq),
+        let range = match query.cursor {
+            Cursor::Newest => 0..self.messages.len(),
+            Cursor::Before(seq, _) => 0..self.messages.partition_point(|m| m.seq < seq),
             Cursor::After(seq, _) => {
-                let start = self.messages.partition_point(|m| m.seq <= seq);
-                let places = places.skip_while(|place| *place < start);
-                return places.filter_map(own).take(query.limit).cloned().collect();
+                self.messages.partition_point(|m| m.seq <= seq)..self.messages.len()
             }
         };
-        let places = places.rev().skip_while(|place| *place >= end);
-        let falling = places.filter_map(own).take(query.limit).cloned();
-        let mut page: Vec<_> = falling.collect();
+        let places = self.by_conversation.places(query.conversation, range);
+        let own = |place| {
+            let message: Option<&Message> = self.messages.get(place);
+            message.filter(|message| message.conversation == *query.conversation)
+        };
+        if matches!(query.cursor, Cursor::After(..)) {
+            let rising = places.filter_map(own).take(query.limit);
+            return rising.cloned().collect();
+        }
+        let falling = places.rev().filter_map(own).take(query.limit);
+        let mut page: Vec<_> = falling.cloned().collect();
         page.reverse();
         page
     }
@@ -170,6 +198,7 @@ mod tests {
         tail.archived(Seq::new(1, 9));
         assert!((0..9).all(|n| tail.get(message(n).id).is_none()));
         assert!((9..end).all(|n| tail.get(message(n).id) == Some(message(n))));
+        assert_eq!(tail.by_id.len(), tail.len());
         assert_eq!(newest(&tail, &a, 2), [end - 4, end - 2]);
         let at = |n: u64| (Seq::new(1, n), message(n).id);
         let (seq, id) = at(end - 10);
@@ -184,5 +213,6 @@ mod tests {
         assert_eq!(newest(&tail, &a, 2), [end]);
         tail.archived(Seq::new(1, end + 1));
         assert_eq!(newest(&tail, &a, 2), [] as [u64; 0]);
+        assert!(tail.by_id.is_empty());
     }
 }

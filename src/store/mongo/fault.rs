@@ -109,13 +109,12 @@ fn is_of_id(message: &str) -> bool {
 /// Whether a whole insert was refused for what it is, not for the state that the server, or the way there, is in.
 pub(super) fn is_refusal(error: &Error) -> bool {
     match &*error.kind {
-        ErrorKind::InvalidArgument { .. }
-        | ErrorKind::BsonSerialization(_)
-        | ErrorKind::Bson(_) => true,
+        // Larger than the server lets a message be. (What is no BSON is an answer: the command is ours.)
+        ErrorKind::InvalidArgument { .. } => true,
         ErrorKind::Command(command) => {
             !STATE_CODES.contains(&command.code)
                 && !CREDENTIAL_CODES.contains(&command.code)
-                && !error.contains_label("RetryableWriteError")
+                && !STATE_LABELS.iter().any(|label| error.contains_label(label))
         }
         _ => false,
     }
@@ -130,10 +129,17 @@ const DOCUMENT_CODES: &[i32] = &[
 ];
 
 /// Host unreachable or not found, time limits, write concern, shutdown, network, no primary, stepping down,
-/// interrupted, disk full: all about the server.
+/// interrupted, disk full, too much asked (three kinds): all about the server.
 const STATE_CODES: &[i32] = &[
-    6, 7, 50, 63, 64, 79, 89, 91, 100, 133, 134, 150, 189, 234, 262, 9_001, 10_058, 10_107, 11_600,
-    11_601, 11_602, 13_388, 13_435, 13_436, 14_031,
+    6, 7, 50, 63, 64, 79, 89, 91, 100, 133, 134, 150, 189, 202, 234, 262, 365, 462, 9_001, 10_058,
+    10_107, 11_600, 11_601, 11_602, 13_388, 13_435, 13_436, 14_031, 16_500,
+];
+
+/// What servers, and the driver, call an error that may pass.
+const STATE_LABELS: &[&str] = &[
+    "RetryableWriteError",
+    "RetryableError",
+    "SystemOverloadedError",
 ];
 
 /// Not authorised, authentication failed, and a hosted service's word for both.

@@ -4,7 +4,8 @@
 //! makes the whole call one to be repeated, which repeats nothing that was done.
 //!
 //! The command is written here, documents and all: the driver's own insert copies each document four times and
-//! collects its id in maps. It is not repeated by the driver then, which the caller does. Source: the `insert` command
+//! collects its id in maps. The driver repeats such a command for servers that are overloaded, the caller all others.
+//! Source: the `insert` command
 //! of MongoDB's manual.
 
 use std::ops::Range;
@@ -12,12 +13,12 @@ use std::ops::Range;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::raw::RawDocumentBuf;
 use mongodb::bson::spec::ElementType;
-use mongodb::bson::{self, Document, doc};
-use mongodb::error::{Error, IndexedWriteError, WriteConcernError};
+use mongodb::bson::{self, Bson, Document, doc};
+use mongodb::error::{Error, IndexedWriteError};
 use serde::Deserialize;
 
 use crate::chat::message::Message;
-use crate::store::mongo::encode::{Documents, begin, end, push_name, push_text};
+use crate::store::mongo::encode::{Cause, Documents, begin, end, push_name, push_text};
 use crate::store::mongo::fault::{Fault, Verdict, is_refusal, of_document};
 use crate::store::mongo::{MongoStore, within};
 use crate::store::{Inserted, StoreError};
@@ -31,12 +32,12 @@ struct Row {
 /// What the server says of an insert that it took.
 #[derive(Deserialize)]
 struct Reply {
-    /// Documents inserted.
-    n: i64,
-    #[serde(rename = "writeErrors", default)]
-    write_errors: Vec<IndexedWriteError>,
+    /// Documents inserted; other vendors' servers may count in another type.
+    n: Bson,
+    #[serde(rename = "writeErrors")]
+    write_errors: Option<Vec<IndexedWriteError>>,
     #[serde(rename = "writeConcernError")]
-    write_concern_error: Option<WriteConcernError>,
+    write_concern_error: Option<Bson>,
 }
 
 impl MongoStore {
@@ -93,44 +94,21 @@ impl MongoStore {
         rows: &[Row],
         done: &mut Inserted,
     ) -> Result<Option<Error>, StoreError> {
-        let insert = async {
-            let command = command(self.messages.name(), documents, rows)?;
-            let database = self.client.database(&self.messages.namespace().db);
-            let reply: Document = database.run_raw_command(command).await?;
-            Ok(bson::deserialize_from_document::<Reply>(reply)?)
-        };
+        let command = command(self.messages.name(), documents, rows)
+            .map_err(|error| self.told(&Fault::Driver(error)))?;
+        let database = self.client.database(&self.messages.namespace().db);
+        let insert = async { database.run_raw_command(command).await };
         let reply = match within(self.call_timeout, insert).await {
             Ok(reply) => reply,
             Err(Fault::Driver(error)) if is_refusal(&error) => return Ok(Some(error)),
             Err(fault) => return Err(self.told(&fault)),
         };
-        let unavailable = |what: &str| {
+        let judged = judge(reply, rows).map_err(|what| {
             let text = format!("MongoDB at {}: {what}", self.hosts);
             StoreError::Unavailable(text.into())
-        };
-        if let Some(error) = reply.write_concern_error {
-            return Err(unavailable(&error.message));
-        }
-        let answered = usize::try_from(reply.n).unwrap_or(0) + reply.write_errors.len();
-        if answered != rows.len() {
-            let what = format!("of {} documents it tells of {answered}", rows.len());
-            return Err(unavailable(&what));
-        }
-        let mut duplicates = 0;
-        let mut poison = Vec::new();
-        for own in &reply.write_errors {
-            match (of_document(own), rows.get(own.index)) {
-                (Verdict::Duplicate, _) => duplicates += 1,
-                (Verdict::Poison, Some(row)) => {
-                    poison.push((row.index, own.message.clone().into()));
-                }
-                (Verdict::Passing, _) | (Verdict::Poison, None) => {
-                    return Err(unavailable(&own.message));
-                }
-            }
-        }
-        done.duplicates += duplicates;
-        done.poison.append(&mut poison);
+        })?;
+        done.duplicates += judged.duplicates;
+        done.poison.extend(judged.poison);
         Ok(None)
     }
 
@@ -146,6 +124,47 @@ impl MongoStore {
         .await
         .map(|_| ())
     }
+}
+
+/// What an answer says of the rows that it does not call inserted.
+#[derive(Debug, Default, PartialEq)]
+struct Judged {
+    duplicates: usize,
+    poison: Vec<(usize, Cause)>,
+}
+
+/// Reads an answer: all of it, or nothing is believed to be stored.
+fn judge(reply: Document, rows: &[Row]) -> Result<Judged, String> {
+    let unreadable = |what: String| format!("its answer to an insert cannot be read: {what}");
+    let reply: Reply =
+        bson::deserialize_from_document(reply).map_err(|error| unreadable(error.to_string()))?;
+    match reply.write_concern_error {
+        None | Some(Bson::Null) => {}
+        Some(error) => return Err(format!("not written as safely as was asked: {error}")),
+    }
+    let inserted = match reply.n {
+        Bson::Int32(n) => usize::try_from(n).ok(),
+        Bson::Int64(n) => usize::try_from(n).ok(),
+        Bson::Double(n) => Some(n as usize),
+        _ => None,
+    };
+    let inserted = inserted.ok_or_else(|| unreadable(format!("n is {}", reply.n)))?;
+    let errors = reply.write_errors.unwrap_or_default();
+    if inserted + errors.len() != rows.len() {
+        let (errors, rows) = (errors.len(), rows.len());
+        return Err(format!(
+            "of {rows} documents it calls {inserted} inserted and {errors} refused"
+        ));
+    }
+    let mut judged = Judged::default();
+    for own in errors {
+        match (of_document(&own), rows.get(own.index)) {
+            (Verdict::Duplicate, _) => judged.duplicates += 1,
+            (Verdict::Poison, Some(row)) => judged.poison.push((row.index, own.message.into())),
+            (Verdict::Passing, _) | (Verdict::Poison, None) => return Err(own.message),
+        }
+    }
+    Ok(judged)
 }
 
 /// The rows of each command, the last first: all that fit, and at least one.
@@ -207,17 +226,67 @@ const COMMAND_BYTES_MAX: usize = 16 << 20;
 mod tests {
     use super::*;
 
+    fn rows(sizes: &[usize]) -> Vec<Row> {
+        let sizes = sizes.iter().enumerate();
+        sizes
+            .map(|(index, size)| Row {
+                index,
+                document: 0..*size,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_answer_is_believed_when_it_tells_of_every_document() {
+        let duplicate = doc! {"index": 0, "code": 11_000, "errmsg": "E11000 index: _id_ dup key"};
+        let invalid = doc! {"index": 2, "code": 121, "errmsg": "invalid"};
+        let judged = |duplicates, poison: &[(usize, &'static str)]| Judged {
+            duplicates,
+            poison: poison
+                .iter()
+                .map(|(n, what)| (*n, (*what).into()))
+                .collect(),
+        };
+        for (reply, expected) in [
+            (doc! {"n": 3}, judged(0, &[])),
+            (doc! {"n": 3_i64, "writeErrors": null}, judged(0, &[])),
+            (
+                doc! {"n": 3.0, "writeConcernError": null, "more": 1},
+                judged(0, &[]),
+            ),
+            (doc! {"n": 2, "writeErrors": [&duplicate]}, judged(1, &[])),
+            (
+                doc! {"n": 1, "writeErrors": [&duplicate, &invalid]},
+                judged(1, &[(2, "invalid")]),
+            ),
+        ] {
+            assert_eq!(
+                judge(reply.clone(), &rows(&[9; 3])),
+                Ok(expected),
+                "{reply}"
+            );
+        }
+        let passing = doc! {"index": 0, "code": 189, "errmsg": "stepped down"};
+        let beyond = doc! {"index": 3, "code": 121, "errmsg": "invalid"};
+        for reply in [
+            doc! {},
+            doc! {"n": 2},
+            doc! {"n": 4},
+            doc! {"n": -1},
+            doc! {"n": "3"},
+            doc! {"n": 3, "writeErrors": [&duplicate]},
+            doc! {"n": 3, "writeErrors": "none"},
+            doc! {"n": 2, "writeErrors": [&passing]},
+            doc! {"n": 2, "writeErrors": [&beyond]},
+            doc! {"n": 2, "writeErrors": [{"index": 0}]},
+            doc! {"n": 3, "writeConcernError": {"code": 64}},
+        ] {
+            assert!(judge(reply.clone(), &rows(&[9; 3])).is_err(), "{reply}");
+        }
+    }
+
     #[test]
     fn a_command_holds_what_fits_and_the_next_one_the_rest() {
-        let rows = |sizes: &[usize]| -> Vec<Row> {
-            let sizes = sizes.iter().enumerate();
-            sizes
-                .map(|(index, size)| Row {
-                    index,
-                    document: 0..*size,
-                })
-                .collect()
-        };
         let half = COMMAND_BYTES_MAX / 2 - ROW_BYTES;
         for (sizes, expected) in [
             (&[][..], &[][..]),

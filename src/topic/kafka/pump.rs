@@ -108,6 +108,8 @@ impl Pump {
                 let late = late.entries();
                 match &mut item {
                     Ok(entries) => entries.extend(late),
+                    // The reader ends with it, and has not committed these.
+                    Err(TopicError::Failed(_)) => {}
                     Err(_) => item = Ok(late),
                 }
                 paused = false;
