@@ -301,6 +301,36 @@ async fn a_group_that_lets_records_gather_gets_few_in_time_and_many_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_many_partitions_are_read_where_they_were_appended() {
+    let Some(config) = support::config() else {
+        return;
+    };
+    let partitions = 4;
+    let topic = open(KafkaConfig {
+        partitions,
+        ..config
+    })
+    .await;
+    let mut tail = topic.subscribe(Start::Latest).await.expect("subscribes");
+    let records = (0..200).map(|n| record(&n.to_string(), n)).collect();
+    let outcomes = topic.append(records).await;
+    let appended = outcomes.iter().map(|outcome| match outcome {
+        Outcome::Appended(position) => *position,
+        other => panic!("{other:?}"),
+    });
+    let appended: Vec<_> = appended.collect();
+    let used: BTreeSet<_> = appended.iter().map(|at| at.partition).collect();
+    assert_eq!(used.len(), partitions as usize);
+    let mut entries = Vec::new();
+    while entries.len() < appended.len() {
+        tail.poll(&mut entries, 200).await.expect("reads");
+    }
+    for entry in entries {
+        assert_eq!(entry.position, appended[number(&entry.record)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_record_without_key_or_headers_is_read() {
     let Some(config) = support::config() else {
         return;
