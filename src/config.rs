@@ -286,7 +286,7 @@ impl Config {
             time(
                 "KAFKA_DELIVERY_TIMEOUT_MS",
                 self.kafka.kafka_delivery_timeout,
-                100,
+                3_000,
                 DAY_MS,
             ),
         ]
@@ -413,8 +413,17 @@ impl Config {
         let outbox = limits
             .outbox_bytes_max
             .max(limits.outbox_bytes_max / 2 + 2 * payload);
-        let socket = outbox + payload;
-        let sockets = (limits.connections_max as u64).saturating_mul(socket as u64);
+        // A room's name stands with the socket and with the room.
+        let rooms = limits
+            .rooms_per_socket_max
+            .saturating_mul(2 * ROOM_BYTES_MAX);
+        let session = outbox.saturating_add(rooms) as u64;
+        let connections = limits.connections_max as u64;
+        // As many sessions on polling as connections, and one on each of those.
+        let sessions = connections.saturating_mul(2).saturating_mul(session);
+        let sockets = connections
+            .saturating_mul(payload as u64)
+            .saturating_add(sessions);
         let lanes = (self.lanes() as u64).saturating_mul(limits.lane_bytes_max as u64);
         let engine = &self.engine;
         let recovery = match engine.recovery_window.is_zero() {
@@ -444,6 +453,9 @@ impl Config {
         }
     }
 }
+
+/// Bytes of a room's name, a user's id.
+pub const ROOM_BYTES_MAX: usize = 1_024;
 
 /// Messages of all lanes' appends together: the queue to Kafka has room for 200,000.
 const APPENDS_MAX: usize = 128 << 10;

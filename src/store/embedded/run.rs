@@ -179,6 +179,12 @@ fn unpacked(value: &[u8]) -> Option<Vec<u8>> {
     (decompress_into(block, &mut plain).ok()? == length).then_some(plain)
 }
 
+/// Where the first message of this key's run stands; `None` when the key is none of ours.
+pub fn first_place(key: &[u8]) -> Option<(Seq, MessageId)> {
+    let (_, place) = split(key)?;
+    Some(row(place, 0, &[])?.place())
+}
+
 /// A key's conversation and place.
 fn split(key: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = key.split_first_chunk()?;

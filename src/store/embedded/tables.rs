@@ -222,10 +222,10 @@ impl Tables {
                 Some(last) => rest.partition_point(|message| message.place() < last),
                 None => {
                     below = None;
-                    let above = self.messages.range(at..key.end()).next();
-                    match above.map(run).transpose()? {
-                        Some(run) => {
-                            let next = first_place(&run)?;
+                    match self.messages.range(at..key.end()).next() {
+                        Some(above) => {
+                            let next = run::first_place(&above.key()?);
+                            let next = next.ok_or(Fault::Unreadable)?;
                             rest.partition_point(|message| message.place() < next)
                         }
                         None => rest.len(),
@@ -331,11 +331,6 @@ fn all(run: &Run) -> Result<Vec<Message>, Fault> {
         .into_iter()
         .map(|row| row.to_message(&conversation))
         .collect())
-}
-
-fn first_place(run: &Run) -> Result<(Seq, MessageId), Fault> {
-    let rows = run.rows().ok_or(Fault::Unreadable)?;
-    rows.first().map(|row| row.place()).ok_or(Fault::Unreadable)
 }
 
 // === Page ===

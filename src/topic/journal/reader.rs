@@ -167,12 +167,19 @@ impl Subscription for Reader {
 pub(super) fn find_time(shared: &Shared, window: std::time::Duration) -> Result<u64, TopicError> {
     let window_ms = window.as_millis().try_into().unwrap_or(u64::MAX);
     let since_ms = now_ms().saturating_sub(window_ms) + 1;
-    let Some(segment) = shared.shelf.lock().find_time(since_ms) else {
-        return Ok(shared.tip.borrow().end);
-    };
-    let mut place = open(shared, &segment)?;
-    place.walk(&segment, |walk| walk.seek_time(since_ms))?;
-    Ok(place.next)
+    loop {
+        let Some(segment) = shared.shelf.lock().find_time(since_ms) else {
+            return Ok(shared.tip.borrow().end);
+        };
+        let found = open(shared, &segment).and_then(|mut place| {
+            place.walk(&segment, |walk| walk.seek_time(since_ms))?;
+            Ok(place.next)
+        });
+        // It may be removed meanwhile; those behind it are fewer each time.
+        if found.is_ok() || shared.shelf.lock().first() <= segment.base {
+            return found;
+        }
+    }
 }
 
 /// Reads on from `next`: at least one block, at most about [`CHUNK_BYTES`] of them, all of one segment.
