@@ -150,6 +150,12 @@ pub trait Topic: Send + Sync {
         None
     }
 
+    /// Whether a record whose outcome is unknown may yet appear, and be followed by others. Who then appends it again
+    /// learns which place counts by reading only.
+    fn may_append_late(&self) -> bool {
+        false
+    }
+
     /// Appends in order; one outcome a record, in the order given. An `Appended` record is durable (it survives
     /// kill -9 and, with the journal, loss of power) and will be seen by every subscription.
     ///

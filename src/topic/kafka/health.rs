@@ -58,6 +58,8 @@ pub(super) struct Health {
     brokers_up: AtomicU64,
     request_timeouts: AtomicU64,
     round_trip_us_p99: AtomicU64,
+    /// It was said that the topic has more partitions than it was opened with.
+    has_grown: AtomicBool,
     last: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
 
@@ -197,6 +199,9 @@ pub(super) struct ProducerHealth {
     pub context: Context,
     /// The producer takes nothing any more and has to be replaced.
     pub fatal: AtomicBool,
+    pub topic: String,
+    /// As many as the topic had when it was opened.
+    pub partitions: u32,
 }
 
 impl ProducerHealth {
@@ -210,6 +215,20 @@ impl ProducerHealth {
 
     pub fn observe(&self, statistics: &Statistics) {
         self.context.health.observe(statistics);
+        let topic = statistics.topics.get(&self.topic);
+        let found = topic.map_or(0, |topic| {
+            topic.partitions.keys().filter(|p| **p >= 0).count()
+        });
+        let has_grown = found > self.partitions as usize;
+        if has_grown && !self.context.health.has_grown.swap(true, Relaxed) {
+            tracing::error!(
+                topic = self.topic,
+                opened_with = self.partitions,
+                found,
+                "partitions were added to a topic in use: nothing is appended to them, and what others append there is \
+                 not shown live; the next start will ask for another LOG_EPOCH"
+            );
+        }
     }
 }
 

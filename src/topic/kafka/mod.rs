@@ -53,13 +53,8 @@ impl KafkaTopic {
         let (of_search, of_control) = (config.clone(), context.clone());
         let found = spawn_blocking(move || open::open(&of_search, of_control)).await;
         let found = found.map_err(|error| OpenError::Settings(error.to_string()))??;
-        let writer = Writer::new(
-            config.topic.clone(),
-            config.producer(found.record_bytes_max),
-            found.record_bytes_max,
-            config.delivery_timeout,
-            context.clone(),
-        );
+        let partitions = found.identity.partitions;
+        let writer = Writer::new(&config, found.record_bytes_max, partitions, context.clone());
         let pace = Pace::new(config.pace);
         let shared = Shared {
             config,
@@ -159,6 +154,10 @@ impl KafkaTopic {
 impl Topic for KafkaTopic {
     fn turn(&self) -> Option<BoxFuture<'_, ()>> {
         Some(Box::pin(self.pace.turn()))
+    }
+
+    fn may_append_late(&self) -> bool {
+        true
     }
 
     fn append(&self, batch: Vec<Record>) -> BoxFuture<'_, Vec<Outcome>> {

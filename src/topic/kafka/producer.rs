@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 
 use super::health::{Context, ProducerHealth, log};
 use super::polled::Polled;
+use super::settings::KafkaConfig;
 use crate::topic::{Outcome, Position, Record, TopicError};
 
 /// Appends to one topic.
@@ -28,6 +29,7 @@ pub(super) struct Writer {
     settings: ClientConfig,
     record_bytes_max: usize,
     delivery_timeout: Duration,
+    partitions: u32,
     context: Context,
     live: RwLock<Live>,
 }
@@ -41,23 +43,39 @@ enum Live {
 type Producer = Polled<Reports>;
 
 impl Writer {
-    /// Starts a producer; it connects by itself.
+    /// Starts a producer; it connects by itself. `partitions`: as many as the topic had when it was opened.
     pub fn new(
-        topic: String,
-        settings: ClientConfig,
+        config: &KafkaConfig,
         record_bytes_max: usize,
-        delivery_timeout: Duration,
+        partitions: u32,
         context: Context,
     ) -> Result<Writer, KafkaError> {
-        let producer = producer(&settings, &context)?;
-        Ok(Writer {
-            topic,
-            settings,
+        let mut writer = Writer {
+            topic: config.topic.clone(),
+            settings: config.producer(record_bytes_max),
             record_bytes_max,
-            delivery_timeout,
+            delivery_timeout: config.delivery_timeout,
+            partitions,
             context,
-            live: RwLock::new(Live::Open(Arc::new(producer))),
-        })
+            live: RwLock::new(Live::Closed),
+        };
+        let producer = writer.producer()?;
+        writer.live = RwLock::new(Live::Open(Arc::new(producer)));
+        Ok(writer)
+    }
+
+    fn producer(&self) -> Result<Producer, KafkaError> {
+        let state = ProducerHealth {
+            context: self.context.clone(),
+            fatal: AtomicBool::new(false),
+            topic: self.topic.clone(),
+            partitions: self.partitions,
+        };
+        let reports = Reports {
+            state,
+            next: Mutex::default(),
+        };
+        Polled::start(&self.settings, reports)
     }
 
     /// Enqueues before it waits, so a future dropped after its first poll has appended.
@@ -119,7 +137,8 @@ impl Writer {
         self.context.health.queued_bytes.fetch_add(bytes, Relaxed);
         let message = BaseRecord {
             topic: &self.topic,
-            partition: None,
+            // Told here: the client library would count partitions that were added since, which nobody reads.
+            partition: Some(partition_of(&record.key, self.partitions)),
             payload: Some(&*record.value),
             key: Some(&*record.key),
             timestamp: None,
@@ -147,7 +166,7 @@ impl Writer {
         if !failed(&live) {
             return;
         }
-        match producer(&self.settings, &self.context) {
+        match self.producer() {
             Ok(producer) => {
                 let old = std::mem::replace(&mut *live, Live::Open(Arc::new(producer)));
                 drop(live);
@@ -177,14 +196,6 @@ impl Writer {
             Err(error) => Err(TopicError::Failed(error.to_string().into())),
         }
     }
-}
-
-fn producer(settings: &ClientConfig, context: &Context) -> Result<Producer, KafkaError> {
-    let state = ProducerHealth {
-        context: context.clone(),
-        fatal: AtomicBool::new(false),
-    };
-    Polled::start(settings, Reports { state })
 }
 
 // === Batch ===
@@ -255,6 +266,29 @@ pub(super) struct Ticket {
 /// Hears of deliveries, on the producer's own thread.
 pub(super) struct Reports {
     state: ProducerHealth,
+    /// By partition, the least offset that its next report can name: they come in the log's order.
+    next: Mutex<Vec<i64>>,
+}
+
+impl Reports {
+    /// Where a record stands that was delivered. `None`: it is in the log, but the answer that told where was lost, and
+    /// that to its retry told no offset. The client library then gives none, or counts on from -1.
+    fn place(&self, partition: i32, offset: i64) -> Option<Position> {
+        let number = usize::try_from(partition).ok()?;
+        let mut next = self.next.lock();
+        if next.len() <= number {
+            next.resize(number + 1, 0);
+        }
+        let least = &mut next[number];
+        if offset < *least {
+            return None;
+        }
+        *least = offset + 1;
+        Some(Position {
+            partition: u32::try_from(partition).ok()?,
+            offset: u64::try_from(offset).ok()?,
+        })
+    }
 }
 
 impl ClientContext for Reports {
@@ -284,10 +318,12 @@ impl ProducerContext for Reports {
         let health = &self.state.context.health;
         health.dequeue(ticket.bytes);
         let outcome = match result {
-            Ok(message) => Outcome::Appended(Position {
-                partition: message.partition().max(0) as u32,
-                offset: message.offset().max(0) as u64,
-            }),
+            Ok(message) => match self.place(message.partition(), message.offset()) {
+                Some(position) => Outcome::Appended(position),
+                None => Outcome::Unknown(TopicError::Unavailable(
+                    "Kafka has the record and does not tell where".into(),
+                )),
+            },
             Err((error, _)) => undelivered(error),
         };
         match &outcome {
@@ -336,6 +372,35 @@ fn no_report() -> Outcome {
     Outcome::Unknown(TopicError::Unavailable(
         "Kafka did not answer in time".into(),
     ))
+}
+
+// === Partitions ===
+
+/// Where the records of a key go, as Java's default partitioner has it: Murmur2 of the key, without its sign.
+fn partition_of(key: &[u8], partitions: u32) -> i32 {
+    let hash = murmur2(key) & 0x7fff_ffff;
+    (hash % partitions.max(1)) as i32
+}
+
+/// Murmur2 of 32 bits with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
+fn murmur2(bytes: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c_u32 ^ bytes.len() as u32;
+    let (words, rest) = bytes.as_chunks::<4>();
+    for word in words {
+        let mut word = u32::from_le_bytes(*word).wrapping_mul(M);
+        word ^= word >> 24;
+        hash = hash.wrapping_mul(M) ^ word.wrapping_mul(M);
+    }
+    if !rest.is_empty() {
+        for (index, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * index);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
 }
 
 fn headers(record: &Record) -> Result<Option<OwnedHeaders>, TopicError> {
@@ -389,6 +454,49 @@ mod tests {
         for code in open {
             assert!(matches!(verdict(code), Outcome::Unknown(_)), "{code}");
         }
+    }
+
+    /// Hashes of `UtilsTest.testMurmur2` in Kafka.
+    #[test]
+    fn keys_are_hashed_as_java_does() {
+        for (key, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
+            assert!((0..12).contains(&partition_of(key.as_bytes(), 12)));
+        }
+    }
+
+    #[test]
+    fn a_delivery_without_an_offset_has_no_place() {
+        let state = ProducerHealth {
+            context: Context::new(&KafkaConfig::new("", "")),
+            fatal: AtomicBool::new(false),
+            topic: String::new(),
+            partitions: 2,
+        };
+        let reports = Reports {
+            state,
+            next: Mutex::default(),
+        };
+        let at = |partition, offset| Some(Position { partition, offset });
+        assert_eq!(reports.place(1, 0), at(1, 0));
+        assert_eq!(reports.place(1, 7), at(1, 7));
+        // Not told at all; counted on from -1.
+        for offset in [-1001, -1, 0, 1] {
+            assert_eq!(reports.place(1, offset), None, "{offset}");
+        }
+        assert_eq!(reports.place(0, 0), at(0, 0));
+        assert_eq!(reports.place(1, 8), at(1, 8));
+        assert_eq!(reports.place(-1, 9), None);
     }
 
     #[tokio::test]

@@ -78,14 +78,13 @@ impl Pump {
             return self.sender.blocking_send(item).is_ok();
         }
         let mut item = item;
-        let (mut paused, mut resume) = (false, false);
+        let mut paused = TopicPartitionList::new();
+        let mut is_paused = false;
         let full_since = Instant::now();
         loop {
             match self.sender.try_send(item) {
                 Ok(()) => {
-                    if resume {
-                        self.switch(|partitions| self.consumer.resume(partitions));
-                    }
+                    self.resume(&paused);
                     return true;
                 }
                 Err(TrySendError::Closed(_)) => return false,
@@ -96,35 +95,66 @@ impl Pump {
                 thread::sleep(FULL_WAIT);
                 continue;
             }
-            if !paused {
-                self.switch(|partitions| self.consumer.pause(partitions));
-                (paused, resume) = (true, true);
+            if !is_paused {
+                self.pause(&mut paused);
+                is_paused = true;
             }
-            // A partition that was assigned just now is not paused yet.
-            if let Some(Ok(message)) = self.consumer.poll(PAUSED_WAIT) {
-                let mut memory = Vec::new();
-                let mut late = Taken::new(&mut memory);
-                late.push(&message);
-                let late = late.entries();
-                match &mut item {
-                    Ok(entries) => entries.extend(late),
-                    // The reader ends with it, and has not committed these.
-                    Err(TopicError::Failed(_)) => {}
-                    Err(_) => item = Ok(late),
+            match self.consumer.poll(PAUSED_WAIT) {
+                None => {}
+                // A partition that was assigned just now is not paused yet.
+                Some(Ok(message)) => {
+                    let mut memory = Vec::new();
+                    let mut late = Taken::new(&mut memory);
+                    late.push(&message);
+                    put_behind(&mut item, late.entries());
+                    is_paused = false;
                 }
-                paused = false;
+                // Told once only. The reader ends with it, and has not committed what stands before it.
+                Some(Err(error)) => {
+                    if let Some(failure @ TopicError::Failed(_)) = told(&error) {
+                        item = Err(failure);
+                    }
+                }
             }
         }
     }
 
-    fn switch(&self, change: impl Fn(&TopicPartitionList) -> Result<(), KafkaError>) {
-        let changed = self
-            .consumer
-            .assignment()
-            .and_then(|partitions| change(&partitions));
-        if let Err(error) = changed {
-            tracing::warn!(%error, "partitions could not be paused or resumed");
+    /// Pauses what is assigned, and adds it to `paused`.
+    fn pause(&self, paused: &mut TopicPartitionList) {
+        let assigned = self.consumer.assignment();
+        let done = assigned.and_then(|assigned| {
+            for place in assigned.elements() {
+                let (topic, partition) = (place.topic(), place.partition());
+                if paused.find_partition(topic, partition).is_none() {
+                    paused.add_partition(topic, partition);
+                }
+            }
+            self.consumer.pause(&assigned)
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, "partitions could not be paused");
         }
+    }
+
+    /// Those too that went to another member meanwhile: the client library forgets no pause, and would never read them
+    /// when they come back.
+    fn resume(&self, paused: &TopicPartitionList) {
+        if paused.count() == 0 {
+            return;
+        }
+        if let Err(error) = self.consumer.resume(paused) {
+            tracing::warn!(%error, "partitions could not be resumed");
+        }
+    }
+}
+
+/// Adds what came late to what waits for room.
+fn put_behind(item: &mut Result<Vec<Entry>, TopicError>, late: Vec<Entry>) {
+    match item {
+        Ok(entries) => entries.extend(late),
+        // The reader ends with it, and has not committed these.
+        Err(TopicError::Failed(_)) => {}
+        Err(_) => *item = Ok(late),
     }
 }
 

@@ -106,7 +106,6 @@ impl KafkaConfig {
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("partitioner", "murmur2_random")
             .set("compression.type", "lz4")
             .set("linger.ms", (self.linger.as_secs_f64() * 1e3).to_string())
             .set("batch.num.messages", "10000")
