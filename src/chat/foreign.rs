@@ -40,14 +40,18 @@ pub fn read(json: &[u8], id: MessageId, unix_ms: u64) -> Result<Sealed, Rejectio
     Ok(draft.seal(own_id.unwrap_or(id), own_ms.unwrap_or(unix_ms)))
 }
 
-/// The id of a foreign message that has none: made from its place, so the same whoever reads it, and however often.
-pub fn id_of_place(topic: &str, partition: u32, offset: u64) -> MessageId {
-    MessageId::derived([
-        b"foreign".as_slice(),
-        topic.as_bytes(),
-        &partition.to_le_bytes(),
-        &offset.to_le_bytes(),
-    ])
+/// The id of a foreign message that has none: made from its place, so the same whoever reads it, and however often. In
+/// another life of the log, its epoch, the same place is another message's.
+pub fn id_of_place(topic: &str, epoch: u32, partition: u32, offset: u64) -> MessageId {
+    let (life, partition, offset) = (
+        epoch.to_le_bytes(),
+        partition.to_le_bytes(),
+        offset.to_le_bytes(),
+    );
+    let place = [b"foreign", topic.as_bytes(), &partition, &offset];
+    // Stores hold ids of a first life that were made without it.
+    let life = (epoch > 1).then_some(&life[..]);
+    MessageId::derived(place.into_iter().chain(life))
 }
 
 #[cfg(test)]
@@ -90,8 +94,12 @@ mod tests {
             assert_eq!(message["_id"], "070707070707070707070707");
             assert_eq!(message["timestamp"], "1970-01-01T00:00:00.005Z");
         }
-        assert_eq!(id_of_place("t", 1, 2), id_of_place("t", 1, 2));
-        assert_ne!(id_of_place("t", 1, 2), id_of_place("t", 2, 1));
+        let id = |epoch, partition, offset| id_of_place("t", epoch, partition, offset);
+        assert_eq!(id(1, 1, 2), id(1, 1, 2));
+        for other in [id(1, 2, 1), id(2, 1, 2), id(3, 1, 2)] {
+            assert_ne!(id(1, 1, 2), other);
+        }
+        assert_ne!(id(2, 1, 2), id(3, 1, 2));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl History {
             .filter(is_second)
             .map(|(id, _)| *id)
             .collect();
-        let found = self.find_now(&ids).await?;
+        let found = self.find_now(&ids).await?.complete()?;
         Ok(found
             .into_iter()
             .map(|message| (message.id, message))

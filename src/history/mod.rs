@@ -92,6 +92,8 @@ pub struct Origin<'a> {
 pub struct Arrival {
     pub position: Position,
     pub message: Option<Message>,
+    /// Another producer wrote it, and may have done so twice.
+    pub is_foreign: bool,
 }
 
 /// Held until what was fed has been shown: [`History::shown`] waits for it.
@@ -106,6 +108,22 @@ pub enum Place {
     Newest,
     After(MessageId),
     Before(MessageId),
+}
+
+/// Messages that were asked for by id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub messages: Vec<Message>,
+    /// Those that were not found may be in the log all the same: the tail forgot some that the store does not have yet.
+    pub has_gap: bool,
+}
+
+impl Found {
+    fn complete(self) -> Result<Vec<Message>, HistoryError> {
+        (!self.has_gap)
+            .then_some(self.messages)
+            .ok_or_else(too_far_behind)
+    }
 }
 
 /// Why history cannot tell.
@@ -176,7 +194,8 @@ impl History {
         if is_ours && let Some(message) = Message::from_log(&record.key, &record.value, seq) {
             return Ok(message);
         }
-        let id = foreign::id_of_place(&self.topic, position.partition, position.offset);
+        let Position { partition, offset } = position;
+        let id = foreign::id_of_place(&self.topic, self.epoch, partition, offset);
         Ok(foreign::read(&record.value, id, entry.time_ms)?.at(seq))
     }
 
@@ -215,7 +234,8 @@ impl History {
                 return false;
             };
             let first = arrival.message.as_ref().is_some_and(|message| {
-                let first = !message.may_be_resent() || recent.insert(message.id, message.seq);
+                let may_come_again = arrival.is_foreign || message.may_be_resent();
+                let first = !may_come_again || recent.insert(message.id, message.seq);
                 if first {
                     self.keep(partition, message);
                 } else {
@@ -247,8 +267,10 @@ impl History {
     }
 
     fn keep(&self, partition: &Partition, message: &Message) {
+        let mut tail = partition.tail.lock();
         if message.seq.offset() >= partition.archived.load(Ordering::Acquire) {
-            let bytes = partition.tail.lock().push(message.clone());
+            let bytes = tail.push(message.clone());
+            drop(tail);
             self.tail_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
@@ -331,9 +353,7 @@ impl History {
         for partition in &self.partitions {
             let tail = partition.tail.lock();
             if tail.has_gap() {
-                return Err(HistoryError::Unavailable(
-                    "the store is too far behind the log".into(),
-                ));
+                return Err(too_far_behind());
             }
             page.extend(tail.page(query));
         }
@@ -345,7 +365,7 @@ impl History {
         id: MessageId,
         conversation: &ConversationId,
     ) -> Result<Seq, HistoryError> {
-        let found = self.find_now(&[id]).await?;
+        let found = self.find_now(&[id]).await?.complete()?;
         let message = found
             .first()
             .filter(|message| message.conversation == *conversation);
@@ -357,27 +377,29 @@ impl History {
     /// The messages of these ids, those that exist, in any order; complete for all acknowledged before the call.
     pub async fn find(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
         self.caught_up().await?;
-        self.find_now(ids).await
+        self.find_now(ids).await?.complete()
     }
 
-    /// As [`History::find`], but complete only for what this process acknowledged.
-    pub async fn find_own(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
+    /// As [`History::find`], but complete only for what this process acknowledged, and not even that with a gap.
+    pub async fn find_own(&self, ids: &[MessageId]) -> Result<Found, HistoryError> {
         self.read_up_to(&[]).await?;
         self.find_now(ids).await
     }
 
-    async fn find_now(&self, ids: &[MessageId]) -> Result<Vec<Message>, HistoryError> {
-        let mut found = self.find_in_tail(ids);
-        let known: HashSet<MessageId> = found.iter().map(|m| m.id).collect();
-        let missing: Vec<_> = ids
-            .iter()
-            .copied()
-            .filter(|id| !known.contains(id))
-            .collect();
+    async fn find_now(&self, ids: &[MessageId]) -> Result<Found, HistoryError> {
+        let mut messages = self.find_in_tail(ids);
+        let known: HashSet<MessageId> = messages.iter().map(|m| m.id).collect();
+        let missing = ids.iter().copied().filter(|id| !known.contains(id));
+        let missing: Vec<_> = missing.collect::<HashSet<_>>().into_iter().collect();
+        let mut has_gap = false;
         if !missing.is_empty() {
-            found.extend(self.store.find(&missing).await?);
+            // Looked for between tail and store: what goes from one to the other meanwhile is found, or told of.
+            has_gap = self.has_gap();
+            let stored = self.store.find(&missing).await?;
+            has_gap &= stored.len() < missing.len();
+            messages.extend(stored);
         }
-        Ok(found)
+        Ok(Found { messages, has_gap })
     }
 
     /// Those of these ids that the store does not have yet; never waits.
@@ -387,6 +409,13 @@ impl History {
             partitions.find_map(|partition| partition.tail.lock().get(*id))
         };
         ids.iter().filter_map(in_tail).collect()
+    }
+
+    /// Whether there are messages that neither the tail nor the store has.
+    fn has_gap(&self) -> bool {
+        self.partitions
+            .iter()
+            .any(|partition| partition.tail.lock().has_gap())
     }
 
     /// Whether the log's reader has come upon this id lately.
@@ -416,14 +445,8 @@ impl History {
                 archived.is_none_or(|archived| archived > offset)
             })
             .await?;
-        } else if self
-            .partitions
-            .iter()
-            .any(|partition| partition.tail.lock().has_gap())
-        {
-            return Err(HistoryError::Unavailable(
-                "the store is too far behind the log".into(),
-            ));
+        } else if self.has_gap() {
+            return Err(too_far_behind());
         }
         Ok(self.store.report_spam(id).await?)
     }
@@ -453,6 +476,10 @@ impl History {
     pub fn lag_of(&self, partition: u32) -> u64 {
         self.partition(partition).map_or(0, Partition::lag)
     }
+}
+
+fn too_far_behind() -> HistoryError {
+    HistoryError::Unavailable("the store is too far behind the log".into())
 }
 
 /// Counts one who waits, for as long as it is there.

@@ -76,6 +76,7 @@ impl Deliver {
         Arrival {
             position,
             message: message.ok(),
+            is_foreign: entry.record.header(header::MESSAGE_ID).is_none(),
         }
     }
 

@@ -158,6 +158,7 @@ impl Setup {
         let mut batch = vec![Arrival {
             position: at(offset),
             message: Some(message),
+            is_foreign: false,
         }];
         drop(self.history.feed(&mut batch));
         !batch.is_empty() && self.history.is_new(at(offset))
@@ -338,8 +339,47 @@ async fn over_its_bound_the_tail_forgets_and_pages_fail_until_the_store_has_caug
         matches!(page, Err(HistoryError::Unavailable(_))),
         "one more"
     );
+    // Nor is the one that was forgotten called missing: it would be appended again, at another place.
+    let forgotten = [message(0).id, message(1).id];
+    let unknown = setup.history.find(&forgotten).await;
+    assert!(matches!(unknown, Err(HistoryError::Unavailable(_))));
+    let found = |messages: &[Message], has_gap| Found {
+        messages: messages.to_vec(),
+        has_gap,
+    };
+    let known = setup.history.find_own(&forgotten).await.unwrap();
+    assert_eq!(known, found(&[message(1)], true));
+    let known = setup.history.find_own(&forgotten[1..]).await.unwrap();
+    assert_eq!(known, found(&[message(1)], false));
     setup.archive(0..1).await;
     assert_eq!(setup.offsets(Place::Newest, 10).await, [0, 1, 2, 3]);
+    let known = setup.history.find_own(&[message(0).id; 2]).await.unwrap();
+    assert_eq!(known, found(&[message(0)], false));
+    let known = setup.history.find_own(&[message(9).id]).await.unwrap();
+    assert_eq!(known, found(&[], false));
+}
+
+#[tokio::test]
+async fn another_producers_message_is_shown_once_however_often_it_was_written() {
+    let setup = setup(1 << 20);
+    let feed = |offset, is_foreign| {
+        setup.history.appended(at(offset));
+        let message = Message {
+            body: Bytes::from_static(b"{"),
+            seq: Seq::new(1, offset),
+            ..message(7)
+        };
+        let mut batch = vec![Arrival {
+            position: at(offset),
+            message: Some(message),
+            is_foreign,
+        }];
+        drop(setup.history.feed(&mut batch));
+        !batch.is_empty()
+    };
+    assert!(feed(0, true) && feed(0, true), "read again");
+    assert!(!feed(1, true));
+    assert_eq!(setup.offsets(Place::Newest, 10).await, [0]);
 }
 
 #[tokio::test]
@@ -360,7 +400,7 @@ async fn a_foreign_record_is_read_as_a_message() {
         (message.seq, message.conversation.as_str()),
         (Seq::new(1, 3), "a:b")
     );
-    assert_eq!(message.id, foreign::id_of_place("t", 0, 3));
+    assert_eq!(message.id, foreign::id_of_place("t", 1, 0, 3));
     assert_eq!(message.receiver().as_deref(), Some("b"));
     assert!(setup.history.read(&record("{}")).is_err());
 }

@@ -81,6 +81,7 @@ async fn a_page_waits_for_what_another_node_appended() {
         let mut batch = vec![Arrival {
             position: at(0),
             message: Some(message(0)),
+            is_foreign: false,
         }];
         drop(setup.history.feed(&mut batch));
     };

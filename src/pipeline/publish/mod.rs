@@ -3,7 +3,9 @@
 //! A lane takes a conversation's messages in the order submitted. Every submission ends in exactly one answer: the
 //! message with its place, once the log has it durably, or a refusal.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod resends;
+
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +16,7 @@ use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{Notify, oneshot};
 
-use crate::chat::id::{MessageId, Seq};
+use crate::chat::id::Seq;
 use crate::chat::message::{Message, Sealed};
 use crate::chat::rejection::Rejection;
 use crate::disk::FreeSpace;
@@ -25,13 +27,6 @@ use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::protocol::event;
 use crate::topic::{Outcome, Record, Topic, TopicError};
-
-/// How long a lane waits to be told whether a message was sent before. Resends are few, and a store that is away must
-/// not hold up the others.
-const SENT_BEFORE_MAX: Duration = Duration::from_secs(2);
-
-/// For how long a store that could not tell is not asked again.
-const SENT_BEFORE_REST: Duration = Duration::from_secs(5);
 
 /// A full lane whose append, or wait for its turn, takes this long is not overrun: the log does not answer.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
@@ -103,22 +98,6 @@ struct Submission {
     submitted: Instant,
     /// One, unless the same message was submitted again before it was appended.
     receipts: Receipts,
-}
-
-/// What is known of messages that may be resends.
-struct Known {
-    messages: HashMap<MessageId, Message>,
-    /// Sent before, but only the store has them, which does not answer.
-    untold: HashSet<MessageId>,
-}
-
-impl Known {
-    fn new(found: Vec<Message>) -> Self {
-        Self {
-            messages: found.into_iter().map(|m| (m.id, m)).collect(),
-            untold: HashSet::new(),
-        }
-    }
 }
 
 type Receipts = SmallVec<[Receipt; 1]>;
@@ -317,6 +296,8 @@ impl Publisher {
             .append_seconds
             .observe(started.elapsed().as_secs_f64());
         let mut named = Vec::new();
+        let parts = &self.parts;
+        let may_stand_before = parts.history.is_shared() || parts.topic.may_append_late();
         for (receipts, mut message, may_be_resent) in waiting {
             // A topic that answers with too few outcomes has said nothing of the rest.
             let outcome = outcomes
@@ -326,7 +307,7 @@ impl Publisher {
                 Outcome::Appended(position) => {
                     self.parts.history.appended(position);
                     message.seq = self.parts.history.seq(position);
-                    if may_be_resent && self.parts.history.is_shared() {
+                    if may_be_resent && may_stand_before {
                         named.push((receipts, message));
                     } else {
                         self.accept(receipts, &message);
@@ -347,14 +328,18 @@ impl Publisher {
         self.answer(receipts, Ok(message), false);
     }
 
-    /// Answers for messages that another node may have appended too: the first in the log counts, and its reader knows
-    /// which that is.
+    /// Answers for messages that may stand in the log before, appended by another node, or by us when we were not told:
+    /// the first counts, and the log's reader knows which that is.
     async fn accept_named(&self, named: Vec<(Receipts, Message)>) {
         if named.is_empty() {
             return;
         }
+        let history = &self.parts.history;
+        // A log that stands still does so for its reader too, and an append may wait as long.
+        let read = async { while history.read_own().await.is_err() {} };
+        let _behind = tokio::time::timeout(self.limits.wait_max, read).await;
         let places: Vec<_> = named.iter().map(|(_, m)| (m.id, m.seq)).collect();
-        let earlier = self.parts.history.earlier(&places).await;
+        let earlier = history.earlier(&places).await;
         for (receipts, message) in named {
             match &earlier {
                 Ok(earlier) => match earlier.get(&message.id) {
@@ -385,60 +370,6 @@ impl Publisher {
             }
         };
         self.answer(receipts, Err(rejection), false);
-    }
-
-    /// Answers those that are in history already, and joins those that stand in the batch twice; the rest is new.
-    async fn answer_resends(&self, batch: Vec<Submission>) -> Vec<Submission> {
-        let resent = batch
-            .iter()
-            .filter(|submission| submission.sealed.may_be_resent);
-        let ids: Vec<MessageId> = resent.map(|submission| submission.sealed.id).collect();
-        if ids.is_empty() {
-            return batch;
-        }
-        let Known { messages, untold } = self.sent_before(&ids).await;
-        let mut fresh: Vec<Submission> = Vec::with_capacity(batch.len());
-        let mut places: HashMap<MessageId, usize> = HashMap::new();
-        for submission in batch {
-            let id = submission.sealed.id;
-            if !submission.sealed.may_be_resent {
-                fresh.push(submission);
-            } else if untold.contains(&id) {
-                self.answer(submission.receipts, Err(Rejection::Unavailable), false);
-            } else if let Some(message) = messages.get(&id) {
-                self.accept_resend(submission.receipts, message);
-            } else if let Some(place) = places.get(&id) {
-                fresh[*place].receipts.extend(submission.receipts);
-            } else {
-                places.insert(id, fresh.len());
-                fresh.push(submission);
-            }
-        }
-        fresh
-    }
-
-    /// Which of these were sent before. Without the store only what was read lately is known: the message itself when
-    /// it is on its way to the store, else only that there is one.
-    async fn sent_before(&self, ids: &[MessageId]) -> Known {
-        let history = &self.parts.history;
-        let rests = |since: Instant| since.elapsed() < SENT_BEFORE_REST;
-        let store_rests = self.untold.lock().is_some_and(rests);
-        if !store_rests {
-            match tokio::time::timeout(SENT_BEFORE_MAX, history.find_own(ids)).await {
-                Ok(Ok(found)) => return Known::new(found),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "cannot tell whether messages were sent before")
-                }
-                Err(_) => tracing::warn!("cannot tell in time whether messages were sent before"),
-            }
-            *self.untold.lock() = Some(Instant::now());
-        }
-        // Appending the others is right even so: readers of the log and the store recognise a second copy by its id.
-        let _behind = tokio::time::timeout(SENT_BEFORE_MAX, history.read_own()).await;
-        let mut known = Known::new(history.find_in_tail(ids));
-        let is_untold = |id: &MessageId| !known.messages.contains_key(id) && history.was_read(*id);
-        known.untold = ids.iter().copied().filter(is_untold).collect();
-        known
     }
 
     fn answer(&self, receipts: Receipts, result: Result<&Message, Rejection>, is_resend: bool) {
@@ -506,10 +437,12 @@ mod tests {
 
     use super::*;
     use crate::chat::draft::Draft;
+    use crate::chat::id::MessageId;
+    use crate::history::Arrival;
     use crate::hub::HubLimits;
     use crate::store::embedded::EmbeddedStore;
     use crate::topic::memory::Memory;
-    use crate::topic::{Bounds, Start, Subscription};
+    use crate::topic::{Bounds, Entry, Start, Subscription};
 
     /// Gives a turn when the test does, and remembers how many records came together.
     struct Paced {
@@ -520,6 +453,10 @@ mod tests {
     }
 
     impl Topic for Paced {
+        fn may_append_late(&self) -> bool {
+            true
+        }
+
         fn turn(&self) -> Option<BoxFuture<'_, ()>> {
             self.asked.notify_one();
             Some(Box::pin(async {
@@ -619,6 +556,42 @@ mod tests {
         answered(answers).await;
         answered(submit(&publisher, BATCH_MAX)).await;
         assert_eq!(*topic.sizes.lock(), vec![BATCH_MAX - 1, BATCH_MAX]);
+        drain.advance(Stage::Stopped);
+    }
+
+    /// A client sends again what it was told nothing of; meanwhile the first copy has come into the log.
+    #[tokio::test]
+    async fn a_resend_behind_a_copy_that_came_late_is_answered_with_the_first_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let topic = paced();
+        topic.turns.add_permits(1);
+        let publisher = publisher(topic.clone(), folder.path()).await;
+        let mut log = topic.subscribe(Start::Latest).await.unwrap();
+        let (drain, tasks) = (Drain::default(), Tasks::default());
+        publisher.start(&tasks, &drain);
+        let draft =
+            r#"{"sender_id":"a","receiver_id":"b","text_content":"t","client_message_id":"m"}"#;
+        let draft = Draft::parse(draft).unwrap();
+        let sealed = || draft.seal(draft.derived_id().unwrap(), 1);
+        topic.append(vec![Record::from(sealed())]).await;
+        let history = &publisher.parts.history;
+        let follow = async {
+            let mut entries = Vec::new();
+            while entries.len() < 2 {
+                log.poll(&mut entries, 2).await.unwrap();
+            }
+            let arrival = |entry: &Entry| Arrival {
+                position: entry.position,
+                message: history.read(entry).ok(),
+                is_foreign: false,
+            };
+            drop(history.feed(&mut entries.iter().map(arrival).collect()));
+        };
+        let both = futures_util::future::join(publisher.publish(sealed()), follow);
+        let (published, ()) = timeout(DEADLINE, both).await.unwrap();
+        let published = published.unwrap();
+        assert_eq!(published.message.seq.offset(), 0);
+        assert!(published.is_resend);
         drain.advance(Stage::Stopped);
     }
 
