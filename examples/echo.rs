@@ -131,6 +131,7 @@ fn hub(
     let limits = HubLimits {
         outbox_bytes_max: 16 << 20,
         rooms_per_socket_max: 0,
+        sessions_max: usize::MAX,
         payload_bytes_max: MESSAGE_BYTES_MAX,
         ping_interval: Duration::from_millis(args.ping_interval_ms),
         ping_timeout: Duration::from_millis(args.ping_timeout_ms),

@@ -46,6 +46,7 @@ pub struct Metrics {
     pub websockets: Level,
     pub connections: Level,
     pub connections_refused: Counter,
+    pub sessions_refused: Counter,
     pub rooms: Level,
     closed: ByLabel,
     requests: ByLabel,
@@ -149,6 +150,10 @@ impl Metrics {
             connections_refused: r.add(
                 "connections_refused",
                 "TCP connections closed at the connection limit",
+            ),
+            sessions_refused: r.add(
+                "sessions_refused",
+                "Polling handshakes refused at the connection limit, which bounds sessions too",
             ),
             rooms: r.add("rooms", "Rooms with a member"),
             closed: r.add("sessions_closed", "Sessions closed, by reason"),

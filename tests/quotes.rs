@@ -155,6 +155,17 @@ async fn other_types_are_ignored_and_what_cannot_be_read_is_refused() {
     let mut large = event("q");
     large["surplus"] = json!("x".repeat(64 << 10));
     assert_error(&post(server.admin, &large).await, 413, "too_large");
+    // A page in an operator's browser, which may reach this port, needs no leave to post.
+    let page = [("Origin", "https://elsewhere.example")];
+    let body = event("q").to_string();
+    let of_page = http::request(
+        server.admin,
+        "POST",
+        "/quote-events",
+        &page,
+        body.as_bytes(),
+    );
+    assert_error(&of_page.await, 403, "forbidden");
     assert!(history::whole(server.address, "c:p").await.is_empty());
     let mut wrong = http::get(server.admin, "/quote-events")
         .await

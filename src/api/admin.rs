@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::header::ORIGIN;
 use http::{Request, StatusCode};
 
 use crate::api::messages::json;
@@ -88,7 +89,8 @@ impl Admin {
         reply::json(status, body)
     }
 
-    /// A quote event: 202 with its system message, 200 when it had come before or is of another type.
+    /// A quote event: 202 with its system message, 200 when it had come before or is of another type. Services post
+    /// here; a web page, whose requests tell its origin, is refused.
     pub async fn quote_event(&self, request: Request<Body>) -> Reply {
         self.try_quote_event(request)
             .await
@@ -96,6 +98,10 @@ impl Admin {
     }
 
     async fn try_quote_event(&self, request: Request<Body>) -> Result<Reply, Error> {
+        if request.headers().contains_key(ORIGIN) {
+            let what = "web pages may not post here";
+            return Err(Error::new(StatusCode::FORBIDDEN, "forbidden", what));
+        }
         let body = body::collect(request.into_body(), QUOTE_BYTES_MAX).await;
         let body = body.map_err(|error| match error {
             CollectError::TooLarge => Error::new(

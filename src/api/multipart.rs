@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -11,6 +12,7 @@ use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 use multer::{Constraints, Field, SizeLimit};
 
+use crate::http::rate::LeastRate;
 use crate::http::reply::{Body, BodyError, Error};
 
 /// Parts of a form.
@@ -60,6 +62,7 @@ impl Form {
             header_budget: header_budget.clone(),
             has_paused: false,
             has_warned: false,
+            rate: LeastRate::default(),
         };
         let parts = multer::Multipart::with_constraints(chunks, boundary, limits);
         Ok(Self {
@@ -143,6 +146,11 @@ fn form_error(error: multer::Error) -> Error {
             "the upload is too large",
         ),
         multer::Error::StreamReadFailed(error) if error.is::<HeaderTooLong>() => HEADER_TOO_LONG,
+        multer::Error::StreamReadFailed(error) if error.is::<TooSlow>() => Error::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            "the upload comes too slowly",
+        ),
         multer::Error::StreamReadFailed(error) if is_timeout(&*error) => Error::new(
             StatusCode::REQUEST_TIMEOUT,
             "timeout",
@@ -161,6 +169,10 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 #[error("a part's header is too long")]
 struct HeaderTooLong;
 
+#[derive(Debug, thiserror::Error)]
+#[error("the upload comes too slowly")]
+struct TooSlow;
+
 /// The body's data, one chunk each time it is asked. The parser takes all there is before it looks at any, so without a
 /// pause after each chunk a quick sender would have its whole file in our memory.
 struct Chunks {
@@ -168,6 +180,8 @@ struct Chunks {
     header_budget: Arc<AtomicUsize>,
     has_paused: bool,
     has_warned: bool,
+    /// At which the sender brings them.
+    rate: LeastRate,
 }
 
 impl Stream for Chunks {
@@ -190,7 +204,10 @@ impl Stream for Chunks {
         }
         self.has_warned = false;
         loop {
-            let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                self.rate.waits(Instant::now);
+                return Poll::Pending;
+            };
             let data = match frame {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -198,6 +215,9 @@ impl Stream for Chunks {
             };
             if let Ok(data) = data {
                 self.has_paused = false;
+                if !self.rate.moved(data.len(), Instant::now) {
+                    return Poll::Ready(Some(Err(Box::new(TooSlow))));
+                }
                 let budget = self.header_budget.load(Ordering::Relaxed);
                 if budget != usize::MAX {
                     self.header_budget
@@ -211,7 +231,10 @@ impl Stream for Chunks {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use futures_util::StreamExt;
     use http_body::Frame;
     use http_body_util::{BodyExt, StreamBody};
 
@@ -235,6 +258,26 @@ mod tests {
             lengths.push(length);
         }
         Ok(lengths)
+    }
+
+    #[tokio::test]
+    async fn a_form_that_drips_is_given_up() {
+        let drop = || Ok(Frame::data(Bytes::from_static(b"x")));
+        let drops = futures_util::stream::iter(std::iter::repeat_with(drop));
+        let mut chunks = Chunks {
+            body: StreamBody::new(drops).boxed_unsync(),
+            header_budget: Arc::new(AtomicUsize::new(usize::MAX)),
+            has_paused: false,
+            has_warned: false,
+            rate: LeastRate::without_grace(),
+        };
+        assert!(chunks.next().await.unwrap().is_ok());
+        let long_ago = Instant::now() - Duration::from_secs(1);
+        chunks.rate.waits(|| long_ago);
+        let error = chunks.next().await.unwrap().unwrap_err();
+        let error = form_error(multer::Error::StreamReadFailed(error));
+        assert_eq!(error.status, StatusCode::REQUEST_TIMEOUT);
+        assert!(error.message.contains("slowly"), "{}", error.message);
     }
 
     #[tokio::test]

@@ -195,10 +195,12 @@ impl Core {
         self.spawn_until_stopped("free space", watch_space(self.space.clone()));
         let watching = watch_archive(self.history.clone(), self.metrics.clone());
         self.spawn_until_stopped("archive's age", watching);
-        self.history
-            .caught_up()
-            .await
-            .map_err(|error| setup("the log", &error))?;
+        let caught_up = async {
+            self.history.caught_up().await?;
+            // What was read last is still on its way to those who recover.
+            self.history.shown().await
+        };
+        caught_up.await.map_err(|error| setup("the log", &error))?;
         match &self.quotes {
             Some((topic, letters)) => self.start_quotes(config, &**topic, letters).await,
             None => Ok(()),
@@ -482,6 +484,7 @@ fn hub_limits(config: &Config) -> HubLimits {
     HubLimits {
         outbox_bytes_max: config.limits.outbox_bytes_max,
         rooms_per_socket_max: config.limits.rooms_per_socket_max,
+        sessions_max: config.limits.connections_max,
         payload_bytes_max: config.engine.payload_bytes_max,
         ping_interval: config.engine.ping_interval,
         ping_timeout: config.engine.ping_timeout,
@@ -494,6 +497,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::chat::id::ID_BYTES_MAX;
+    use crate::config;
 
     #[test]
     fn the_limits_of_a_server_that_is_not_configured_are_the_defaults_of_its_parts() {
@@ -501,5 +506,6 @@ mod tests {
         assert_eq!(history_limits(&config), HistoryLimits::default());
         assert_eq!(lane_limits(&config), LaneLimits::default());
         assert_eq!(hub_limits(&config), HubLimits::default());
+        assert_eq!(config::ROOM_BYTES_MAX, ID_BYTES_MAX);
     }
 }

@@ -5,6 +5,7 @@ pub mod limit;
 pub mod observe;
 pub mod query;
 pub mod range;
+pub mod rate;
 pub mod reply;
 pub mod server;
 pub mod slots;

@@ -4,10 +4,12 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::http::rate::LeastRate;
 use crate::http::slots::Slot;
 
 /// What a connection is served on.
@@ -15,6 +17,8 @@ pub struct Stream {
     tcp: TcpStream,
     slot: Slot,
     held: Vec<u8>,
+    /// At which the peer takes what it does not take at once.
+    rate: LeastRate,
 }
 
 impl Stream {
@@ -23,7 +27,30 @@ impl Stream {
             tcp,
             slot,
             held: Vec::new(),
+            rate: LeastRate::default(),
         }
+    }
+
+    /// Notes what became of a write of so many bytes. An error when the peer takes too little of them.
+    fn pace(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        offered: usize,
+        now: impl FnOnce() -> Instant,
+    ) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.rate.waits(now),
+            Poll::Ready(Ok(bytes)) if self.rate.has_waited() => {
+                if !self.rate.moved(*bytes, now) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                if *bytes == offered {
+                    self.rate.reset();
+                }
+            }
+            Poll::Ready(_) => {}
+        }
+        written
     }
 
     /// For who takes the connection over: what was written since [`Slot::cork`] and is still to be sent.
@@ -52,7 +79,8 @@ impl AsyncWrite for Stream {
             self.held.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        self.pace(written, bytes.len(), Instant::now)
     }
 
     fn poll_write_vectored(
@@ -67,7 +95,9 @@ impl AsyncWrite for Stream {
                 .for_each(|bytes| self.held.extend_from_slice(bytes));
             return Poll::Ready(Ok(self.held.len() - before));
         }
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
+        let offered = slices.iter().map(|slice| slice.len()).sum();
+        self.pace(written, offered, Instant::now)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -80,5 +110,39 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::http::slots::Slots;
+    use crate::metrics::Metrics;
+
+    async fn stream() -> Stream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let slots = Slots::new(1, Arc::new(Metrics::new(&[])));
+        Stream::new(tcp.unwrap(), slots.take().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_trickles_is_given_up_and_one_that_takes_all_is_not() {
+        let mut stream = stream().await;
+        let mut now = Instant::now();
+        let mut turn = |taken: usize| {
+            assert!(stream.pace(Poll::Pending, 1_000, || now).is_pending());
+            now += Duration::from_secs(10);
+            let written = stream.pace(Poll::Ready(Ok(taken)), 1_000, || now);
+            matches!(written, Poll::Ready(Ok(bytes)) if bytes == taken)
+        };
+        assert!((0..10).all(|_| turn(1_000)));
+        assert!((0..3).all(|_| turn(1)));
+        assert!(!turn(1));
     }
 }

@@ -107,6 +107,11 @@ impl Hub {
         session
     }
 
+    /// Whether no more sessions should begin that hold no connection.
+    pub fn is_full(&self) -> bool {
+        self.sessions.len() >= self.limits.sessions_max
+    }
+
     /// The session of that id, unless it is unknown or has missed its heartbeat.
     pub fn get(&self, sid: Sid) -> Option<Arc<Session>> {
         self.sweep_if_due();

@@ -22,6 +22,8 @@ pub struct Proof {
     told: u64,
     pinged: u64,
     heard: u64,
+    /// A ping is not answered yet. Pongs carry no number: of the pings that follow meanwhile none can be told by one.
+    awaits_pong: bool,
     /// The progress of what was shown, at the last answer.
     told_at: u64,
 }
@@ -47,6 +49,7 @@ impl Proof {
             told: 0,
             pinged: 0,
             heard: 0,
+            awaits_pong: false,
             told_at: 0,
         }
     }
@@ -67,11 +70,17 @@ impl Proof {
 
     /// A ping is about to be queued.
     pub fn pinged(&mut self) {
-        self.pinged = self.told;
+        if !self.awaits_pong {
+            self.pinged = self.told;
+            self.awaits_pong = true;
+        }
     }
 
-    /// The client has answered the last ping. True when that proves all to be told, and nothing did before.
+    /// The client has answered a ping. True when that proves all to be told, and nothing did before.
     pub fn heard(&mut self) -> bool {
+        if !std::mem::take(&mut self.awaits_pong) {
+            return false;
+        }
         let was_clean = self.told() == Told::Everything;
         self.heard = self.pinged;
         !was_clean && self.told() == Told::Everything
@@ -90,13 +99,17 @@ impl Proof {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_answer_is_told_when_a_ping_behind_it_is_answered() {
+    fn proof() -> Proof {
         let since = Offset {
             epoch: 1,
             next: Default::default(),
         };
-        let mut proof = Proof::new(Sid::new([1; 15]), Sid::new([2; 15]), since);
+        Proof::new(Sid::new([1; 15]), Sid::new([2; 15]), since)
+    }
+
+    #[test]
+    fn an_answer_is_told_when_a_ping_behind_it_is_answered() {
+        let mut proof = proof();
         assert_eq!(proof.told(), Told::Everything);
         assert!(proof.asked());
         assert_eq!(proof.told(), Told::NotAll);
@@ -106,10 +119,29 @@ mod tests {
         assert_eq!(proof.told(), Told::IfReadBeyond(7));
         assert!(!proof.asked());
         proof.answered(8);
+        assert!(!proof.heard(), "a pong that answers no ping");
         proof.pinged();
         assert_eq!(proof.told(), Told::IfReadBeyond(8));
         assert!(proof.heard());
         assert_eq!(proof.told(), Told::Everything);
         assert!(!proof.heard());
+    }
+
+    #[test]
+    fn of_two_pings_under_way_the_first_is_answered() {
+        let mut proof = proof();
+        proof.pinged();
+        proof.asked();
+        proof.answered(7);
+        proof.pinged();
+        assert!(!proof.heard(), "the pong of the first");
+        assert!(
+            !proof.heard(),
+            "of the second it is not known what stood before it"
+        );
+        assert_eq!(proof.told(), Told::IfReadBeyond(7));
+        proof.pinged();
+        assert!(proof.heard());
+        assert_eq!(proof.told(), Told::Everything);
     }
 }

@@ -179,6 +179,12 @@ impl Endpoint {
 
     /// The first answer, with what the application says right away.
     async fn begin_polling(&self, handshake: Handshake) -> Reply {
+        // Between two polls a session holds no connection, so the limit on those does not bound it.
+        if self.engine.hub.is_full() {
+            self.engine.metrics.sessions_refused.inc();
+            let busy = StatusCode::SERVICE_UNAVAILABLE;
+            return reply::reply(busy, "text/plain", "too many sessions, try again");
+        }
         let link = Link::Polling {
             get: false,
             post: false,

@@ -232,7 +232,8 @@ async fn wait(session: &Session, was_probing: bool) -> Answer {
     .await
 }
 
-/// A GET that waits. Dropped without an answer, its client has gone, and the session with it.
+/// A GET that waits. Dropped without an answer, its client has gone, and the session with it, unless that is on a
+/// websocket by now.
 struct Held<'a> {
     engine: &'a Engine,
     session: &'a Arc<Session>,
@@ -241,7 +242,7 @@ struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if !self.is_answered {
+        if !self.is_answered && *self.session.link.lock() != Link::WebSocket {
             self.engine
                 .hub
                 .close(self.session, CloseReason::TransportClose);

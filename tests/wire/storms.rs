@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::ENGINE;
-use crate::metric_becomes;
 use crate::support::client::Client;
 use crate::support::http::{self, Connection};
 use crate::support::server::Server;
 use crate::support::websocket::WebSocket;
 use crate::support::within_for;
+use crate::{metric, metric_becomes};
 
 #[tokio::test]
 async fn after_1_500_abrupt_ends_nothing_is_left_and_others_noticed_nothing() {
@@ -127,6 +127,34 @@ async fn connections_are_taken_up_to_the_limit_and_again_when_one_has_gone() {
         }
     };
     within_for(Duration::from_secs(10), "a place to become free", again).await;
+}
+
+/// Between two polls a session needs no connection: one connection could begin any number of them.
+#[tokio::test]
+async fn sessions_begin_by_polling_up_to_the_limit_and_again_when_one_has_gone() {
+    let server = Server::start(&[("CONNECTIONS_MAX", "8")]).await;
+    let mut connection = Connection::open(server.address).await;
+    let begin = format!("{ENGINE}&transport=polling");
+    let mut sids = Vec::new();
+    for _ in 0..8 {
+        connection.send("GET", &begin, &[], b"").await;
+        let text = connection.response("GET").await.expect_status(200).text();
+        let open: serde_json::Value = serde_json::from_str(&text[1..]).unwrap();
+        sids.push(open["sid"].as_str().unwrap().to_owned());
+    }
+    connection.send("GET", &begin, &[], b"").await;
+    connection.response("GET").await.expect_status(503);
+    assert_eq!(metric(&server, "chat_sessions_refused_total").await, 1);
+    // Those that have begun go on, and websockets have the connections' limit.
+    let poll = format!("{begin}&sid={}", sids[0]);
+    connection.send("POST", &poll, &[], b"40").await;
+    connection.response("POST").await.expect_status(200);
+    Client::websocket(server.address).await.join("ann").await;
+    let last = format!("{begin}&sid={}", sids[7]);
+    connection.send("POST", &last, &[], b"1").await;
+    connection.response("POST").await.expect_status(200);
+    connection.send("GET", &begin, &[], b"").await;
+    connection.response("GET").await.expect_status(200);
 }
 
 #[tokio::test]
