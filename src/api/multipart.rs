@@ -205,6 +205,9 @@ impl Stream for Chunks {
         self.has_warned = false;
         loop {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                if self.rate.is_too_slow() {
+                    return Poll::Ready(Some(Err(Box::new(TooSlow))));
+                }
                 self.rate.waits(Instant::now);
                 return Poll::Pending;
             };
@@ -215,9 +218,7 @@ impl Stream for Chunks {
             };
             if let Ok(data) = data {
                 self.has_paused = false;
-                if !self.rate.moved(data.len(), Instant::now) {
-                    return Poll::Ready(Some(Err(Box::new(TooSlow))));
-                }
+                self.rate.moved(data.len(), Instant::now);
                 let budget = self.header_budget.load(Ordering::Relaxed);
                 if budget != usize::MAX {
                     self.header_budget
@@ -262,8 +263,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_form_that_drips_is_given_up() {
-        let drop = || Ok(Frame::data(Bytes::from_static(b"x")));
-        let drops = futures_util::stream::iter(std::iter::repeat_with(drop));
+        let drop = Ok(Frame::data(Bytes::from_static(b"x")));
+        let drops = futures_util::stream::iter([drop]).chain(futures_util::stream::pending());
         let mut chunks = Chunks {
             body: StreamBody::new(drops).boxed_unsync(),
             header_budget: Arc::new(AtomicUsize::new(usize::MAX)),
@@ -271,9 +272,9 @@ mod tests {
             has_warned: false,
             rate: LeastRate::without_grace(),
         };
-        assert!(chunks.next().await.unwrap().is_ok());
         let long_ago = Instant::now() - Duration::from_secs(1);
         chunks.rate.waits(|| long_ago);
+        assert!(chunks.next().await.unwrap().is_ok());
         let error = chunks.next().await.unwrap().unwrap_err();
         let error = form_error(multer::Error::StreamReadFailed(error));
         assert_eq!(error.status, StatusCode::REQUEST_TIMEOUT);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::chat::id::{MessageId, Seq};
+use crate::chat::id::MessageId;
 use crate::chat::message::Message;
 use crate::history::horizon::Horizon;
 use crate::history::{History, HistoryError, Partition};
@@ -17,6 +17,8 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 
 /// How long a page waits for the log to tell where it ends, when it could not tell the last time.
 const CUT_OFF_MAX: Duration = Duration::from_millis(200);
+
+const READER_BEHIND: &str = "the log's reader is behind";
 
 impl History {
     /// For a log that other nodes append to and archive as well: what they acknowledged is then waited for as our own
@@ -49,15 +51,21 @@ impl History {
     }
 
     /// Of messages that this process appended at these places: those that stand in the log before, because another node
-    /// was quicker, as they stand there. By id.
+    /// was quicker, as they stand there. By id. An error when the log's reader has not come past the places `within`.
     pub async fn earlier(
         &self,
-        appended: &[(MessageId, Seq)],
+        appended: &[(MessageId, Position)],
+        within: Duration,
     ) -> Result<HashMap<MessageId, Message>, HistoryError> {
-        self.read_up_to(&[]).await?;
-        let is_second = |(id, seq): &&(MessageId, Seq)| {
+        let is_past = |(_, place): &(MessageId, Position)| {
+            let partition = self.partition(place.partition);
+            partition.is_none_or(|p| p.read.load(Ordering::Acquire) > place.offset)
+        };
+        let are_past = || appended.iter().all(is_past);
+        self.wait_within(within, READER_BEHIND, are_past).await?;
+        let is_second = |(id, place): &&(MessageId, Position)| {
             let first = self.recent.lock().first(*id);
-            first.is_some_and(|first| first < *seq)
+            first.is_some_and(|first| first < self.seq(*place))
         };
         let ids: Vec<MessageId> = appended
             .iter()
@@ -128,7 +136,7 @@ impl History {
         if reached() {
             return Ok(());
         }
-        self.wait("the log's reader is behind", reached).await
+        self.wait(READER_BEHIND, reached).await
     }
 
     /// Waits until all that this process acknowledged has been read and shown.
@@ -144,6 +152,15 @@ impl History {
         what: &'static str,
         done: impl Fn() -> bool + Send + 'a,
     ) -> impl Future<Output = Result<(), HistoryError>> + Send + 'a {
+        self.wait_within(CATCH_UP_MAX, what, done)
+    }
+
+    fn wait_within<'a>(
+        &'a self,
+        within: Duration,
+        what: &'static str,
+        done: impl Fn() -> bool + Send + 'a,
+    ) -> impl Future<Output = Result<(), HistoryError>> + Send + 'a {
         let waiting = async move {
             loop {
                 let moved = self.moved.notified();
@@ -154,7 +171,7 @@ impl History {
             }
         };
         async move {
-            tokio::time::timeout(CATCH_UP_MAX, waiting)
+            tokio::time::timeout(within, waiting)
                 .await
                 .map_err(|_| HistoryError::Unavailable(what.into()))
         }

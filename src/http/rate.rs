@@ -28,15 +28,19 @@ impl LeastRate {
         self.since.is_some() || !self.waited.is_zero()
     }
 
-    /// So many bytes have moved. False when that took too long.
-    #[must_use]
-    pub fn moved(&mut self, bytes: usize, now: impl FnOnce() -> Instant) -> bool {
+    /// So many bytes have moved.
+    pub fn moved(&mut self, bytes: usize, now: impl FnOnce() -> Instant) {
         self.bytes += bytes as u64;
         if let Some(since) = self.since.take() {
             self.waited += now().duration_since(since);
         }
+    }
+
+    /// Whether what has moved took too long. To be asked when the peer is about to be waited for again: then all has
+    /// moved that it let through at once, which may be a megabyte behind a long wait.
+    pub fn is_too_slow(&self) -> bool {
         let earned = Duration::from_millis(self.bytes * 1_000 / BYTES_PER_SECOND_MIN);
-        self.waited <= GRACE + earned
+        self.waited > GRACE + earned
     }
 
     /// The peer has moved all there was.
@@ -65,20 +69,25 @@ mod tests {
         let mut now = Instant::now();
         rate.waits(|| now);
         now += GRACE;
-        assert!(rate.moved(0, || now));
+        rate.moved(0, || now);
+        assert!(!rate.is_too_slow());
         for _ in 0..100 {
             rate.waits(|| now);
             now += Duration::from_millis(500);
             rate.waits(|| now);
             now += Duration::from_millis(500);
-            assert!(rate.moved(second, || now));
+            rate.moved(second, || now);
+            assert!(!rate.is_too_slow());
             // Nobody waits: the time is ours.
             now += GRACE;
         }
         rate.waits(|| now);
         now += Duration::from_secs(1);
-        assert!(!rate.moved(second - 5, || now));
+        rate.moved(second - 5, || now);
+        assert!(rate.is_too_slow());
+        rate.moved(5, || now);
+        assert!(!rate.is_too_slow());
         rate.reset();
-        assert!(!rate.has_waited() && rate.moved(0, || now));
+        assert!(!rate.has_waited() && !rate.is_too_slow());
     }
 }

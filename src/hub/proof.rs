@@ -22,8 +22,10 @@ pub struct Proof {
     told: u64,
     pinged: u64,
     heard: u64,
-    /// A ping is not answered yet. Pongs carry no number: of the pings that follow meanwhile none can be told by one.
-    awaits_pong: bool,
+    /// Pings that are not answered. Pongs carry no number, but come in the pings' order.
+    under_way: u32,
+    /// So many pongs are still to come until that of the ping which `pinged` counts for; 0: it counts for none.
+    left: u32,
     /// The progress of what was shown, at the last answer.
     told_at: u64,
 }
@@ -49,7 +51,8 @@ impl Proof {
             told: 0,
             pinged: 0,
             heard: 0,
-            awaits_pong: false,
+            under_way: 0,
+            left: 0,
             told_at: 0,
         }
     }
@@ -70,17 +73,21 @@ impl Proof {
 
     /// A ping is about to be queued.
     pub fn pinged(&mut self) {
-        if !self.awaits_pong {
+        self.under_way += 1;
+        if self.left == 0 {
             self.pinged = self.told;
-            self.awaits_pong = true;
+            self.left = self.under_way;
         }
     }
 
     /// The client has answered a ping. True when that proves all to be told, and nothing did before.
     pub fn heard(&mut self) -> bool {
-        if !std::mem::take(&mut self.awaits_pong) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if self.left != 1 {
+            self.left = self.left.saturating_sub(1);
             return false;
         }
+        self.left = 0;
         let was_clean = self.told() == Told::Everything;
         self.heard = self.pinged;
         !was_clean && self.told() == Told::Everything
@@ -135,13 +142,12 @@ mod tests {
         proof.answered(7);
         proof.pinged();
         assert!(!proof.heard(), "the pong of the first");
-        assert!(
-            !proof.heard(),
-            "of the second it is not known what stood before it"
-        );
-        assert_eq!(proof.told(), Told::IfReadBeyond(7));
+        // Another is under way when the second is answered, for which nothing was noted.
         proof.pinged();
-        assert!(proof.heard());
+        assert!(!proof.heard(), "the pong of the second");
+        assert_eq!(proof.told(), Told::IfReadBeyond(7));
+        assert!(proof.heard(), "the pong of the third");
         assert_eq!(proof.told(), Told::Everything);
+        assert!(!proof.heard(), "of none");
     }
 }

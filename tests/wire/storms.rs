@@ -150,6 +150,7 @@ async fn sessions_begin_by_polling_up_to_the_limit_and_again_when_one_has_gone()
     connection.send("POST", &poll, &[], b"40").await;
     connection.response("POST").await.expect_status(200);
     Client::websocket(server.address).await.join("ann").await;
+    metric_becomes(&server, "chat_websockets", 0).await;
     let last = format!("{begin}&sid={}", sids[7]);
     connection.send("POST", &last, &[], b"1").await;
     connection.response("POST").await.expect_status(200);

@@ -168,10 +168,13 @@ async fn of_two_copies_by_two_nodes_the_first_in_the_log_counts() {
     };
     setup.feed(1, ours);
     setup.feed(2, message(2));
-    let appended = [
-        (message(0).id, Seq::new(1, 1)),
-        (message(2).id, message(2).seq),
-    ];
-    let earlier = setup.history.earlier(&appended).await.unwrap();
+    // What stands elsewhere is not waited for.
+    setup.history.appended(at(8));
+    let second = Duration::from_secs(1);
+    let appended = [(message(0).id, at(1)), (message(2).id, at(2))];
+    let earlier = setup.history.earlier(&appended, second).await.unwrap();
     assert_eq!(earlier.into_values().collect::<Vec<_>>(), [message(0)]);
+    let unread = [(message(3).id, at(3))];
+    let unknown = setup.history.earlier(&unread, Duration::ZERO).await;
+    assert!(matches!(unknown, Err(HistoryError::Unavailable(_))));
 }

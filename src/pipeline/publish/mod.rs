@@ -26,7 +26,7 @@ use crate::hub::Hub;
 use crate::hub::session::Session;
 use crate::metrics::Metrics;
 use crate::protocol::event;
-use crate::topic::{Outcome, Record, Topic, TopicError};
+use crate::topic::{Outcome, Position, Record, Topic, TopicError};
 
 /// A full lane whose append, or wait for its turn, takes this long is not overrun: the log does not answer.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
@@ -308,7 +308,7 @@ impl Publisher {
                     self.parts.history.appended(position);
                     message.seq = self.parts.history.seq(position);
                     if may_be_resent && may_stand_before {
-                        named.push((receipts, message));
+                        named.push((receipts, message, position));
                     } else {
                         self.accept(receipts, &message);
                     }
@@ -330,17 +330,15 @@ impl Publisher {
 
     /// Answers for messages that may stand in the log before, appended by another node, or by us when we were not told:
     /// the first counts, and the log's reader knows which that is.
-    async fn accept_named(&self, named: Vec<(Receipts, Message)>) {
+    async fn accept_named(&self, named: Vec<(Receipts, Message, Position)>) {
         if named.is_empty() {
             return;
         }
-        let history = &self.parts.history;
+        let places: Vec<_> = named.iter().map(|(_, m, place)| (m.id, *place)).collect();
         // A log that stands still does so for its reader too, and an append may wait as long.
-        let read = async { while history.read_own().await.is_err() {} };
-        let _behind = tokio::time::timeout(self.limits.wait_max, read).await;
-        let places: Vec<_> = named.iter().map(|(_, m)| (m.id, m.seq)).collect();
-        let earlier = history.earlier(&places).await;
-        for (receipts, message) in named {
+        let within = self.limits.wait_max;
+        let earlier = self.parts.history.earlier(&places, within).await;
+        for (receipts, message, _) in named {
             match &earlier {
                 Ok(earlier) => match earlier.get(&message.id) {
                     Some(earlier) => self.accept_resend(receipts, earlier),

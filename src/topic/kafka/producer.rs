@@ -31,6 +31,7 @@ pub(super) struct Writer {
     delivery_timeout: Duration,
     partitions: u32,
     context: Context,
+    places: Arc<Places>,
     live: RwLock<Live>,
 }
 
@@ -57,6 +58,7 @@ impl Writer {
             delivery_timeout: config.delivery_timeout,
             partitions,
             context,
+            places: Arc::default(),
             live: RwLock::new(Live::Closed),
         };
         let producer = writer.producer()?;
@@ -73,7 +75,7 @@ impl Writer {
         };
         let reports = Reports {
             state,
-            next: Mutex::default(),
+            places: Arc::clone(&self.places),
         };
         Polled::start(&self.settings, reports)
     }
@@ -266,24 +268,40 @@ pub(super) struct Ticket {
 /// Hears of deliveries, on the producer's own thread.
 pub(super) struct Reports {
     state: ProducerHealth,
-    /// By partition, the least offset that its next report can name: they come in the log's order.
-    next: Mutex<Vec<i64>>,
+    places: Arc<Places>,
 }
 
-impl Reports {
+/// Which offsets of delivery reports can be believed, by partition: they come in the log's order.
+#[derive(Default)]
+struct Places(Mutex<Vec<Place>>);
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// The least offset that the next report can name.
+    least: i64,
+    /// What the last report said, if it told no place.
+    untold: Option<i64>,
+}
+
+impl Places {
     /// Where a record stands that was delivered. `None`: it is in the log, but the answer that told where was lost, and
     /// that to its retry told no offset. The client library then gives none, or counts on from -1.
-    fn place(&self, partition: i32, offset: i64) -> Option<Position> {
+    fn of(&self, partition: i32, offset: i64) -> Option<Position> {
         let number = usize::try_from(partition).ok()?;
-        let mut next = self.next.lock();
-        if next.len() <= number {
-            next.resize(number + 1, 0);
+        let mut places = self.0.lock();
+        if places.len() <= number {
+            places.resize(number + 1, Place::default());
         }
-        let least = &mut next[number];
-        if offset < *least {
+        let place = &mut places[number];
+        let is_counted_on = place.untold.is_some_and(|untold| offset == untold + 1);
+        if offset < place.least || is_counted_on {
+            place.untold = Some(offset);
             return None;
         }
-        *least = offset + 1;
+        *place = Place {
+            least: offset + 1,
+            untold: None,
+        };
         Some(Position {
             partition: u32::try_from(partition).ok()?,
             offset: u64::try_from(offset).ok()?,
@@ -318,7 +336,7 @@ impl ProducerContext for Reports {
         let health = &self.state.context.health;
         health.dequeue(ticket.bytes);
         let outcome = match result {
-            Ok(message) => match self.place(message.partition(), message.offset()) {
+            Ok(message) => match self.places.of(message.partition(), message.offset()) {
                 Some(position) => Outcome::Appended(position),
                 None => Outcome::Unknown(TopicError::Unavailable(
                     "Kafka has the record and does not tell where".into(),
@@ -477,26 +495,21 @@ mod tests {
 
     #[test]
     fn a_delivery_without_an_offset_has_no_place() {
-        let state = ProducerHealth {
-            context: Context::new(&KafkaConfig::new("", "")),
-            fatal: AtomicBool::new(false),
-            topic: String::new(),
-            partitions: 2,
-        };
-        let reports = Reports {
-            state,
-            next: Mutex::default(),
-        };
+        let places = Places::default();
         let at = |partition, offset| Some(Position { partition, offset });
-        assert_eq!(reports.place(1, 0), at(1, 0));
-        assert_eq!(reports.place(1, 7), at(1, 7));
-        // Not told at all; counted on from -1.
-        for offset in [-1001, -1, 0, 1] {
-            assert_eq!(reports.place(1, offset), None, "{offset}");
+        // Not told at all; counted on from -1, on a young partition as well.
+        for offset in [-1001, -1001, -1, 0, 1, 2] {
+            assert_eq!(places.of(1, offset), None, "{offset}");
         }
-        assert_eq!(reports.place(0, 0), at(0, 0));
-        assert_eq!(reports.place(1, 8), at(1, 8));
-        assert_eq!(reports.place(-1, 9), None);
+        assert_eq!(places.of(1, 6), at(1, 6));
+        assert_eq!(places.of(1, 7), at(1, 7));
+        for offset in [-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9] {
+            assert_eq!(places.of(1, offset), None, "{offset}");
+        }
+        assert_eq!(places.of(1, 18), at(1, 18));
+        assert_eq!(places.of(0, 0), at(0, 0));
+        assert_eq!(places.of(0, 1), at(0, 1));
+        assert_eq!(places.of(-1, 9), None);
     }
 
     #[tokio::test]
