@@ -163,10 +163,11 @@ impl KafkaConfig {
             // that has gone, and how long a request to join waits for a broker that will not answer it.
             .set("max.poll.interval.ms", "30000")
             .set("auto.offset.reset", "earliest")
-            // Records ahead of a reader that is behind: by default 100,000, in 1 KiB of memory each. A fetch stays as
-            // large as it is by default: where it ends, the partitions behind would wait for those before.
+            // Records ahead of a reader that is behind: by default 100,000, in 1 KiB of memory each. A fetch is bounded by
+            // partition, not as a whole: where it ends, the partitions behind would wait for those before.
             .set("queued.min.messages", AHEAD_RECORDS)
             .set("queued.max.messages.kbytes", AHEAD_KIB)
+            .set("max.partition.fetch.bytes", AHEAD_FETCH_BYTES)
             .set("fetch.queue.backoff.ms", "20");
         if !self.gather.is_zero() {
             client
@@ -278,6 +279,9 @@ fn millis(duration: Duration) -> String {
 /// Records and KiB of them that a group's reader holds ahead, as far as one fetch does not bring more.
 const AHEAD_RECORDS: &str = "2000";
 const AHEAD_KIB: &str = "8192";
+
+/// Of each partition in one fetch, as compressed; a batch that is larger comes all the same.
+const AHEAD_FETCH_BYTES: &str = "262144";
 
 /// As many gather at most, of all partitions that one broker leads: at high rates nothing waits.
 const GATHERED_BYTES: &str = "262144";
