@@ -31,7 +31,6 @@ pub(super) struct Writer {
     delivery_timeout: Duration,
     partitions: u32,
     context: Context,
-    places: Arc<Places>,
     live: RwLock<Live>,
 }
 
@@ -58,7 +57,6 @@ impl Writer {
             delivery_timeout: config.delivery_timeout,
             partitions,
             context,
-            places: Arc::default(),
             live: RwLock::new(Live::Closed),
         };
         let producer = writer.producer()?;
@@ -75,7 +73,7 @@ impl Writer {
         };
         let reports = Reports {
             state,
-            places: Arc::clone(&self.places),
+            places: Places::default(),
         };
         Polled::start(&self.settings, reports)
     }
@@ -268,7 +266,8 @@ pub(super) struct Ticket {
 /// Hears of deliveries, on the producer's own thread.
 pub(super) struct Reports {
     state: ProducerHealth,
-    places: Arc<Places>,
+    /// Its own: another producer's reports come on another thread, in no order with these.
+    places: Places,
 }
 
 /// Which offsets of delivery reports can be believed, by partition: they come in the log's order.

@@ -109,6 +109,7 @@ impl KafkaConfig {
             .set("compression.type", "lz4")
             .set("linger.ms", (self.linger.as_secs_f64() * 1e3).to_string())
             .set("batch.num.messages", "10000")
+            .set("batch.size", BATCH_BYTES)
             .set("message.max.bytes", message_bytes_max.to_string())
             .set("delivery.timeout.ms", millis(self.delivery_timeout))
             .set(
@@ -163,8 +164,8 @@ impl KafkaConfig {
             // that has gone, and how long a request to join waits for a broker that will not answer it.
             .set("max.poll.interval.ms", "30000")
             .set("auto.offset.reset", "earliest")
-            // Records ahead of a reader that is behind: by default 100,000, in 1 KiB of memory each. A fetch is bounded by
-            // partition, not as a whole: where it ends, the partitions behind would wait for those before.
+            // Records ahead of a reader that is behind: by default 100,000, in 1 KiB of memory each. A fetch is bounded
+            // by partition, not as a whole: where it ends, the partitions behind would wait for those before.
             .set("queued.min.messages", AHEAD_RECORDS)
             .set("queued.max.messages.kbytes", AHEAD_KIB)
             .set("max.partition.fetch.bytes", AHEAD_FETCH_BYTES)
@@ -280,8 +281,12 @@ fn millis(duration: Duration) -> String {
 const AHEAD_RECORDS: &str = "2000";
 const AHEAD_KIB: &str = "8192";
 
-/// Of each partition in one fetch, as compressed; a batch that is larger comes all the same.
-const AHEAD_FETCH_BYTES: &str = "262144";
+/// Of each partition in one fetch. A batch that is larger comes alone, from one partition a fetch; ours are not, unless
+/// one record is.
+const AHEAD_FETCH_BYTES: &str = BATCH_BYTES;
+
+/// Of a batch that is appended, before it is compressed.
+const BATCH_BYTES: &str = "262144";
 
 /// As many gather at most, of all partitions that one broker leads: at high rates nothing waits.
 const GATHERED_BYTES: &str = "262144";
